@@ -1,0 +1,167 @@
+//! The bounded pool of threads for work that would keep an async thread too long: tokenising,
+//! decoding, resizing.
+//!
+//! The device never waits for this work and the network never waits behind it. The queue is
+//! bounded: work that finds it full is refused at once. Work whose client has left before it
+//! began is never begun.
+//!
+//! Not `tokio::task::spawn_blocking`: its queue has no bound and its 512 threads would fight the
+//! device's own for the cores. Not `rayon`: it is made to split one task over all cores, and its
+//! queue has no bound either.
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use halny_types::{Blame, Fault};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The pool. Cloning shares it; when the last clone goes, its threads finish what waits and end.
+#[derive(Clone)]
+pub struct CpuPool {
+    queue: Arc<Sender<Work>>,
+    limit: usize,
+}
+
+/// Why the pool did not do its work.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum PoolError {
+    /// As much work waits as may.
+    #[error("{limit} inputs wait to be decoded already; try again shortly")]
+    Full {
+        /// How much may wait.
+        limit: usize,
+    },
+    /// The work panicked. The pool lives on.
+    #[error("the input could not be processed")]
+    Panicked,
+}
+
+impl Blame for PoolError {
+    fn fault(&self) -> Fault {
+        match self {
+            PoolError::Full { .. } => Fault::Overload,
+            PoolError::Panicked => Fault::Ours,
+        }
+    }
+}
+
+impl CpuPool {
+    /// A pool of `threads` threads in front of which at most `limit` pieces of work wait.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn new(threads: NonZeroUsize, limit: usize) -> std::io::Result<CpuPool> {
+        let (queue, work): (Sender<Work>, Receiver<Work>) = bounded(limit.max(1));
+        for number in 0..threads.get() {
+            let work = work.clone();
+            std::thread::Builder::new()
+                .name(format!("cpu-{number}"))
+                .spawn(move || work.iter().for_each(|piece| piece()))?;
+        }
+        Ok(CpuPool { queue: Arc::new(queue), limit: limit.max(1) })
+    }
+
+    /// Does `work` on one of the pool's threads.
+    ///
+    /// # Errors
+    /// [`PoolError::Full`] at once when too much waits; [`PoolError::Panicked`] when `work` did.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PoolError> {
+        let (sender, receiver) = oneshot::channel();
+        let piece: Work = Box::new(move || {
+            if sender.is_closed() {
+                return;
+            }
+            // A receiver that has gone meanwhile is no error: nobody waits for the result.
+            let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
+        });
+        self.queue.try_send(piece).map_err(|refused| match refused {
+            TrySendError::Full(_) => PoolError::Full { limit: self.limit },
+            TrySendError::Disconnected(_) => PoolError::Panicked,
+        })?;
+        match receiver.await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) | Err(_) => Err(PoolError::Panicked),
+        }
+    }
+
+    /// Does `work` here when it is `small`, which its caller promises means well under 500
+    /// microseconds: handing it over would cost as much as doing it.
+    ///
+    /// # Errors
+    /// As [`CpuPool::run`].
+    pub async fn run_unless<T: Send + 'static>(
+        &self,
+        small: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
+        if small {
+            return catch_unwind(AssertUnwindSafe(work)).map_err(|_| PoolError::Panicked);
+        }
+        self.run(work).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn pool(threads: usize, limit: usize) -> CpuPool {
+        CpuPool::new(NonZeroUsize::new(threads).unwrap(), limit).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_and_the_pool_lives_on() {
+        let pool = pool(1, 4);
+        assert_eq!(pool.run::<()>(|| panic!("work fails")).await, Err(PoolError::Panicked));
+        assert_eq!(pool.run(|| 7).await, Ok(7));
+        assert_eq!(pool.run_unless::<()>(true, || panic!("work fails")).await, Err(PoolError::Panicked));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_work_without_a_client_is_not_begun() {
+        let pool = pool(1, 2);
+        let (open, gate) = crossbeam_channel::bounded::<()>(0);
+        let (began, running) = oneshot::channel();
+        let done = Arc::new(AtomicUsize::new(0));
+        let blocked = tokio::task::LocalSet::new();
+        blocked
+            .run_until(async {
+                let holder = pool.clone();
+                let first = tokio::task::spawn_local(async move {
+                    holder
+                        .run(move || {
+                            began.send(()).unwrap();
+                            gate.recv().unwrap();
+                        })
+                        .await
+                });
+                running.await.unwrap();
+                let count = |done: &Arc<AtomicUsize>| {
+                    let done = Arc::clone(done);
+                    move || done.fetch_add(1, Ordering::SeqCst)
+                };
+                let mut left = Box::pin(pool.run(count(&done)));
+                let mut stays = Box::pin(pool.run(count(&done)));
+                assert!(futures_pending(left.as_mut()).await && futures_pending(stays.as_mut()).await);
+                assert_eq!(pool.run(count(&done)).await, Err(PoolError::Full { limit: 2 }));
+                drop(left);
+                open.send(()).unwrap();
+                first.await.unwrap().unwrap();
+                stays.await.unwrap();
+                assert_eq!(done.load(Ordering::SeqCst), 1);
+            })
+            .await;
+    }
+
+    /// Polls once and tells whether the future still waits.
+    async fn futures_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+        std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending())).await
+    }
+}

@@ -1,0 +1,127 @@
+//! What Halny says about itself while it runs: metrics in Prometheus' format, and logs.
+//!
+//! Each part of the house gets a handle with its labels already bound ([`LaneMetrics`],
+//! [`GatewayMetrics`]), so that the hot path touches atomics and never looks a label up. Names
+//! carry their unit (`_seconds`, `_bytes`, `_items`), after the Prometheus naming guide.
+//!
+//! Not the `metrics` facade: its recorder is a process-wide global, and two servers in one test
+//! would count into each other.
+
+pub mod gateway;
+pub mod lane;
+pub mod log;
+pub mod model;
+
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+pub use gateway::GatewayMetrics;
+pub use lane::{LaneLabels, LaneMetrics};
+pub use log::LogFormat;
+pub use model::ModelMetrics;
+
+/// Everything that is counted in one server.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<RwLock<Registry>>,
+    lanes: lane::LaneFamilies,
+    models: ModelMetrics,
+    gateway: GatewayMetrics,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    #[must_use]
+    pub fn new() -> Metrics {
+        let mut registry = Registry::with_prefix("halny");
+        let lanes = lane::LaneFamilies::register(&mut registry);
+        let models = ModelMetrics::register(&mut registry);
+        let gateway = GatewayMetrics::register(&mut registry);
+        Metrics { registry: Arc::new(RwLock::new(registry)), lanes, models, gateway }
+    }
+
+    /// The handle of one lane.
+    #[must_use]
+    pub fn lane(&self, labels: &LaneLabels) -> LaneMetrics {
+        self.lanes.bind(labels)
+    }
+
+    /// Forgets the series of a lane that is gone.
+    pub fn forget_lane(&self, labels: &LaneLabels) {
+        self.lanes.forget(labels);
+    }
+
+    /// The handle for loading and unloading.
+    #[must_use]
+    pub fn models(&self) -> &ModelMetrics {
+        &self.models
+    }
+
+    /// The handle of the gateway.
+    #[must_use]
+    pub fn gateway(&self) -> &GatewayMetrics {
+        &self.gateway
+    }
+
+    /// All metrics in the OpenMetrics text format 1.0, as `/metrics` answers.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::with_capacity(16 * 1024);
+        // Writing into a `String` cannot fail; what was written stays readable in any case.
+        let _ = encode(&mut text, &self.registry.read());
+        text
+    }
+}
+
+/// The media type of [`Metrics::render`].
+pub const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn labels() -> LaneLabels {
+        LaneLabels {
+            model: "m".to_owned(),
+            version: "abc".to_owned(),
+            profile: "p".to_owned(),
+            device: "cpu".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_forgotten_lane_leaves_no_series() {
+        let metrics = Metrics::new();
+        let lane = metrics.lane(&labels());
+        lane.batch(4, 40, 10, Duration::from_millis(3));
+        lane.refused("deadline", 2);
+        assert!(
+            metrics
+                .render()
+                .contains("halny_batch_items_count{model=\"m\",version=\"abc\",profile=\"p\",device=\"cpu\"} 1")
+        );
+        metrics.forget_lane(&labels());
+        assert!(!metrics.render().contains("profile=\"p\""), "{}", metrics.render());
+    }
+
+    #[test]
+    fn every_name_says_its_unit() {
+        let metrics = Metrics::new();
+        let units = ["seconds", "items", "tokens", "ratio", "bytes", "requests", "models", "info", "connections"];
+        for line in metrics.render().lines().filter(|line| line.starts_with("# TYPE")) {
+            let name = line.split(' ').nth(2).unwrap_or_default();
+            assert!(units.iter().any(|unit| name.ends_with(unit)), "{name} says no unit");
+        }
+    }
+}

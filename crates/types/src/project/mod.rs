@@ -1,0 +1,28 @@
+//! The project file, `halny.toml`: what it may say, its JSON Schema, and what is wrong with one.
+//!
+//! A file is checked whole: [`check`] gives every problem it finds, each with its line, what is
+//! wrong and what would be right, never only the first. The shape (names, types, ranges) is
+//! checked against the JSON Schema that is generated from the types in [`model`]; what a schema
+//! cannot say (two models of one name) is checked after.
+//!
+//! Not serde's own errors: they stop at the first, and know no line of a value that is well-formed
+//! but wrong.
+
+mod address;
+mod check;
+mod diff;
+mod json;
+mod locate;
+pub mod model;
+mod quote;
+mod rules;
+mod schema;
+mod shape;
+mod source;
+
+pub use check::{Checked, FILE_BYTES_MAX, PROBLEMS_MAX, Problem, check};
+pub use diff::{ProjectDiff, diff};
+pub use model::{
+    Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions,
+};
+pub use schema::schema;

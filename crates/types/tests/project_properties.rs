@@ -1,0 +1,239 @@
+//! What holds for every project file, not only for those someone thought of.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::PathBuf;
+
+use halny_types::project::{
+    Cache, CpuThreads, Model, OnnxRuntime, PROBLEMS_MAX, Packing, Pooling, Precision, Profile, Project, Server,
+    TaskKind, TextOptions, check, schema,
+};
+use halny_types::{ByteSize, ModelName, ProfileName};
+use proptest::option::of;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+const VALID: &str = r#"# A comment
+[server]
+address = "0.0.0.0:8080"
+max_body = "32MiB"
+cpu_threads = "auto"
+
+[cache]
+folder = "/var/cache/halny"
+
+[[models]]
+name = "minilm"
+source = "hf://sentence-transformers/all-MiniLM-L6-v2"
+task = "embed"
+text = { max_tokens = 256, truncate = true, pooling = "mean" }
+
+  [[models.profiles]]
+  device = "cpu"
+  precision = "int8"
+  threads = 2
+  max_queue = 1_000_000
+
+[[models]]
+name = "bilder"
+source = "models/größe"
+task = "classify-image"
+profiles = [{ name = "a", max_batch_delay_ms = 0 }, { name = "b", device = "cuda:0" }]
+"#;
+
+fn count() -> impl Strategy<Value = CpuThreads> {
+    prop_oneof![Just(CpuThreads::Auto), (1_usize..=64).prop_map(CpuThreads::Count)]
+}
+
+fn path() -> impl Strategy<Value = PathBuf> {
+    "[a-zA-Z0-9 ü\"'\\\\./_-]{1,40}".prop_map(PathBuf::from)
+}
+
+prop_compose! {
+    fn server()(
+        ports in (1_u16..30_000, 30_000_u16..=65_535),
+        host in select(vec!["127.0.0.1", "0.0.0.0", "[::1]", "localhost", "gpu-1.example.org"]),
+        max_body in (1_u64 << 10)..=(4 << 30),
+        numbers in (1_usize..=1_000_000, 1_usize..=1_000_000, 1_usize..=100_000),
+        times in (1_u64..=600_000, 1_u64..=600_000, 0_u64..=3_600_000),
+        metrics_on_data_port: bool,
+        cpu_threads in count(),
+    ) -> Server {
+        Server {
+            address: format!("{host}:{}", ports.0),
+            admin_address: format!("127.0.0.1:{}", ports.1),
+            max_body: ByteSize(max_body),
+            max_concurrent_requests: numbers.0,
+            max_connections: numbers.1,
+            max_inputs_per_request: numbers.2,
+            header_timeout_ms: times.0,
+            body_timeout_ms: times.1,
+            drain_timeout_ms: times.2,
+            metrics_on_data_port,
+            cpu_threads,
+        }
+    }
+}
+
+prop_compose! {
+    fn profile()(
+        device in "auto|cpu|cuda:[0-9]|tensorrt:[0-9]{1,4}",
+        precision in select(vec![Precision::Fp32, Precision::Fp16, Precision::Int8]),
+        packing in select(vec![Packing::Length, Packing::Arrival]),
+        instances in count(),
+        threads in count(),
+        max_batch_size in 1_usize..=65_536,
+        max_batch_tokens in 10_000_usize..=16_777_216,
+        more_items in 0_usize..=9_000_000,
+        max_queue in (64_u64 << 10)..=(1 << 40),
+        max_batch_delay_ms in 0_u64..=60_000,
+        more_time in 1_u64..=3_000_000,
+    ) -> Profile {
+        Profile {
+            name: ProfileName::new("default").unwrap(),
+            device,
+            precision,
+            instances,
+            threads,
+            max_batch_size,
+            max_batch_tokens,
+            max_batch_delay_ms,
+            max_queue_items: max_batch_size + more_items,
+            max_queue: ByteSize(max_queue),
+            deadline_ms: max_batch_delay_ms + more_time,
+            packing,
+        }
+    }
+}
+
+prop_compose! {
+    fn text()(
+        max_tokens in of(1_usize..=10_000),
+        truncate: bool,
+        pooling in of(select(vec![Pooling::Mean, Pooling::Cls, Pooling::Last])),
+        normalise in of(any::<bool>()),
+    ) -> TextOptions {
+        TextOptions { max_tokens, truncate, pooling, normalise }
+    }
+}
+
+prop_compose! {
+    fn model()(
+        name in "[a-z0-9][a-z0-9._-]{0,40}",
+        source in prop_oneof![
+            "[a-zA-Z0-9 ü\"'\\\\./_-]{0,20}[a-z]",
+            "hf://[a-z]{1,9}/[A-Za-z0-9]{1,9}(@[a-z0-9]{1,9})?",
+            "s3://[a-z0-9]{3,9}(/[a-z]{1,4}){0,3}",
+        ],
+        task in select(vec![
+            TaskKind::Embed, TaskKind::ClassifyText, TaskKind::Rerank, TaskKind::ClassifyImage, TaskKind::Tensor,
+        ]),
+        text in of(text()),
+        preload: bool,
+        profiles in prop::collection::vec(profile(), 0..4),
+    ) -> Model {
+        let named = profiles.into_iter().enumerate();
+        Model {
+            name: ModelName::new(&name).unwrap(),
+            source,
+            task,
+            text: text.filter(|_| task.takes_text()),
+            preload,
+            profiles: named.map(|(at, p)| Profile { name: ProfileName::new(&format!("p{at}")).unwrap(), ..p }).collect(),
+        }
+    }
+}
+
+prop_compose! {
+    fn project()(
+        server in server(),
+        library in of(path()),
+        folder in of(path()),
+        mut models in prop::collection::vec(model(), 0..5),
+    ) -> Project {
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        models.dedup_by(|a, b| a.name == b.name);
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, models }
+    }
+}
+
+/// Checks, and asserts what holds for every answer.
+fn check_sanely(text: &str) -> Result<(), TestCaseError> {
+    let lines = text.split('\n').count();
+    let problems = match check(text) {
+        Ok(checked) => checked.warnings,
+        Err(problems) => {
+            prop_assert!(!problems.is_empty(), "refused without a reason");
+            problems
+        }
+    };
+    prop_assert!(problems.len() <= PROBLEMS_MAX + 1);
+    prop_assert!(problems.is_sorted_by_key(|problem| problem.line));
+    for problem in problems {
+        prop_assert!((1..=lines).contains(&problem.line), "{problem:?} of {lines} lines");
+        let width = text.split('\n').nth(problem.line - 1).unwrap().chars().count();
+        prop_assert!((1..=width + 1).contains(&problem.column), "{problem:?} in a line of {width}");
+        let shown = problem.render("halny.toml");
+        prop_assert!(!shown.contains(char::is_control), "{shown:?}");
+        for jargon in ["schema", "oneOf", "anyOf", "$ref", "invalid type", "null", "{}"] {
+            prop_assert!(!shown.contains(jargon) || text.contains(jargon), "{shown}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_valid_file_is_valid() {
+    let checked = check(VALID).unwrap();
+    assert_eq!((checked.project.models.len(), checked.warnings.len()), (2, 0));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_project_survives_being_written_and_checked(mut project in project()) {
+        let text = toml::to_string(&project).unwrap();
+        let checked = check(&text).map_err(|problems| TestCaseError::fail(format!("{problems:?}\n{text}")))?;
+        for model in project.models.iter_mut().filter(|model| model.profiles.is_empty()) {
+            model.profiles.push(Profile::default());
+        }
+        prop_assert_eq!(checked.project, project);
+    }
+
+    #[test]
+    fn what_the_schema_accepts_serde_reads(project in project()) {
+        let text = toml::to_string(&project).unwrap();
+        let json: serde_json::Value = toml::from_str(&text).unwrap();
+        prop_assert!(jsonschema::draft202012::is_valid(&schema(), &json), "{text}");
+        prop_assert_eq!(serde_json::from_value::<Project>(json).unwrap(), project);
+    }
+
+    #[test]
+    fn any_text_is_answered(text in ".{0,200}") {
+        check_sanely(&text)?;
+    }
+
+    #[test]
+    fn any_heap_of_toml_is_answered(words in prop::collection::vec(select(vec![
+        "[", "]", "[[", "]]", "{", "}", "=", ",", ".", "\n", "\"", "'", "\"\"\"", "#", "\r\n", "models", "server", "profiles",
+        "text", "name", "a", "\"x\"", "1", "-1", "0x", "1.5", "inf", "true", "2024-01-01", "\u{0}", "\u{feff}", "ü", "~/",
+        "[models]\n", "[[models]]\n", "[server]\n", "name = \"a\"\n", "max_batch_size = 3\n", "address = \"a:1\"\n",
+    ]), 0..40)) {
+        check_sanely(&words.concat())?;
+    }
+
+    #[test]
+    fn a_valid_file_that_was_damaged_is_answered(
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), 0_usize..4, select(vec![
+            "", "=", "[", "]", "{", "\"", "\n", "9", "x", "\u{1}", "-", ".", "ü", "[[models]]\n", "inf", "1979-05-27",
+        ])), 1..4),
+    ) {
+        let mut chars: Vec<char> = VALID.chars().collect();
+        for (at, removed, inserted) in cuts {
+            let at = at.index(chars.len());
+            let end = (at + removed).min(chars.len());
+            chars.splice(at..end, inserted.chars());
+        }
+        check_sanely(&chars.into_iter().collect::<String>())?;
+    }
+}
