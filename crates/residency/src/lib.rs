@@ -1,0 +1,27 @@
+//! Which model is loaded where: load, warm up, publish, swap and unload without losing a request.
+//!
+//! [`Residency`] holds the models that are served. A request takes a [`LoadedModel`] and keeps it
+//! until it is answered; a model that is replaced or unloaded stops being given out at once, and
+//! its threads and memory go when the last request that holds it is done. So a swap needs no
+//! pause, no lock on the path of a request, and no retry.
+//!
+//! A model is given out only when it is ready: files fetched and checked, graph loaded, every
+//! instance run with representative shapes. When loading a new version fails, the old one stays.
+//!
+//! Not a pool of models behind one mutex (as `Mutex<HashMap<..>>` around sessions): loading takes
+//! seconds to minutes, and requests to other models must not notice.
+
+mod error;
+mod load;
+mod model;
+mod residency;
+mod runner;
+mod state;
+mod warm_ups;
+
+pub use error::{LoadError, ResidencyError, RunError};
+pub use load::Places;
+pub use model::{Answers, LoadedModel, LoadedProfile};
+pub use residency::{Applied, Residency};
+pub use runner::ModelRunner;
+pub use state::{ModelState, ModelStatus};

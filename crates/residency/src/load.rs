@@ -1,0 +1,268 @@
+//! From a model's entry in the project file to a model that is ready.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use halny_batching::{Lane, LaneLimits};
+use halny_engine::{Device, Engine, LoadPhase, LoadSpec, Loaded};
+use halny_registry::{FileFilter, ModelFolder, OpenOptions, SourceRef, progress::Bars};
+use halny_tasks::Task;
+use halny_telemetry::{LaneLabels, Metrics};
+use halny_types::project::{CpuThreads, Model, Precision, Profile};
+use halny_types::{ModelVersion, Tick};
+
+use crate::error::LoadCause;
+use crate::warm_ups::WarmUps;
+use crate::{LoadedModel, LoadedProfile, ModelRunner};
+
+/// Folders of this host that loading uses.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The project file's folder: relative sources start here.
+    pub project: PathBuf,
+    /// What may be kept between starts: downloads, digests, optimised graphs.
+    pub cache: PathBuf,
+}
+
+/// Everything loading needs that is not in the model's own entry.
+#[derive(Clone)]
+pub(crate) struct Loader {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) places: Places,
+    pub(crate) metrics: Metrics,
+}
+
+/// Time each instance may take to warm up on processors, the first time on this host: enough for
+/// a few shapes of a small model, from which batch time is learned.
+const WARM_UP_FIRST: Duration = Duration::from_millis(400);
+
+/// The same when an earlier start's times are remembered: enough to touch every page once.
+const WARM_UP_AGAIN: Duration = Duration::from_millis(40);
+
+/// Time each instance may take elsewhere, where the first run of a shape compiles and tunes kernels.
+const WARM_UP_ON_DEVICE: Duration = Duration::from_secs(60);
+
+/// Where the time of loading a model went.
+#[derive(Default)]
+struct Phases(Vec<LoadPhase>);
+
+impl Phases {
+    fn add(&mut self, name: &'static str, began: Tick, warm: bool) {
+        self.0.push(LoadPhase { name, took: began.until(Tick::now()), warm });
+    }
+
+    fn describe(&self) -> String {
+        let phase = |phase: &LoadPhase| {
+            format!("{} {} ms{}", phase.name, phase.took.as_millis(), if phase.warm { " (cached)" } else { "" })
+        };
+        self.0.iter().map(phase).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Loader {
+    /// Fetches and checks the model's files.
+    pub(crate) async fn fetch(&self, config: &Model) -> Result<(ModelFolder, FileFilter), LoadCause> {
+        let source = self.source(config)?;
+        let wanted = FileFilter::onnx(config.profiles.iter().map(|profile| registry_precision(profile.precision)));
+        let options = OpenOptions::from_env(&self.places.cache);
+        let folder = halny_registry::open(&source, &options).fetch(&wanted, &Bars::new()).await?;
+        Ok((folder, wanted))
+    }
+
+    fn source(&self, config: &Model) -> Result<SourceRef, LoadCause> {
+        let source: SourceRef = config.source.parse()?;
+        Ok(match source {
+            SourceRef::Folder(path) => SourceRef::Folder(self.places.project.join(path)),
+            other => other,
+        })
+    }
+
+    /// Loads every profile of a fetched model and warms it up. Blocks for seconds to minutes.
+    pub(crate) fn load(
+        &self,
+        config: &Model,
+        folder: &ModelFolder,
+        wanted: &FileFilter,
+        fetch_took: Duration,
+    ) -> Result<LoadedModel, LoadCause> {
+        let mut phases = Phases::default();
+        phases.0.push(LoadPhase { name: "fetch", took: fetch_took, warm: false });
+        let version = ModelVersion::from_digest(*folder.version.as_bytes());
+        let mut task: Option<Arc<Task>> = None;
+        let mut signature = None;
+        let mut profiles = Vec::new();
+        for profile in &config.profiles {
+            let graph = folder.weights(wanted, registry_precision(profile.precision)).ok_or_else(|| {
+                LoadCause::NoWeights { profile: profile.name.to_string(), precision: profile.precision.as_str() }
+            })?;
+            let loaded = self
+                .engine
+                .load(&self.spec(profile, graph, version)?)
+                .map_err(|error| LoadCause::Engine { profile: profile.name.to_string(), error })?;
+            phases.0.extend(loaded.phases.iter().cloned());
+            let began = Tick::now();
+            let opened = match &task {
+                // Profiles of one model share the tokenizer where their graphs have the same ports.
+                Some(task) if signature.as_ref() == Some(&loaded.signature) => Arc::clone(task),
+                _ => Arc::new(Task::open(config.task, &folder.root, &loaded.signature, config.text.as_ref())?),
+            };
+            phases.add("task", began, false);
+            signature.get_or_insert_with(|| loaded.signature.clone());
+            task.get_or_insert_with(|| Arc::clone(&opened));
+            profiles.push(self.start_lane(config, profile, version, loaded, &opened, &mut phases)?);
+        }
+        let (Some(task), Some(signature)) = (task, signature) else {
+            return Err(LoadCause::Start("it has no profile".to_owned()));
+        };
+        for phase in &phases.0 {
+            self.metrics.models().phase(config.name.as_str(), phase.name, phase.warm, phase.took);
+        }
+        let total: Duration = phases.0.iter().map(|phase| phase.took).sum();
+        tracing::info!(
+            model = %config.name,
+            version = version.short(),
+            took_ms = u64::try_from(total.as_millis()).unwrap_or(u64::MAX),
+            phases = phases.describe(),
+            "model is ready"
+        );
+        Ok(LoadedModel {
+            name: config.name.clone(),
+            version,
+            task,
+            signature,
+            engine: self.engine.describe(),
+            ready_at_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            profiles,
+        })
+    }
+
+    fn spec(&self, profile: &Profile, graph: PathBuf, version: ModelVersion) -> Result<LoadSpec, LoadCause> {
+        let device: Device = profile.device.parse().map_err(LoadCause::Start)?;
+        let (instances, threads) = share_cores(profile, device, &self.engine.devices());
+        let file = graph.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(LoadSpec {
+            graph,
+            device,
+            precision: profile.precision,
+            instances,
+            threads,
+            cache: Some(self.places.cache.join("graphs")),
+            cache_key: format!("{version}-{file}"),
+        })
+    }
+
+    fn start_lane(
+        &self,
+        config: &Model,
+        profile: &Profile,
+        version: ModelVersion,
+        loaded: Loaded,
+        task: &Arc<Task>,
+        phases: &mut Phases,
+    ) -> Result<LoadedProfile, LoadCause> {
+        let began = Tick::now();
+        let batches = task.warm_up(profile.max_batch_size, profile.max_batch_tokens);
+        let mut runners: Vec<ModelRunner> =
+            loaded.instances.into_iter().map(|instance| ModelRunner::new(instance, task.collator())).collect();
+        let mut seen = Vec::new();
+        let on_cpu = loaded.choice.device == Device::Cpu;
+        let memory = WarmUps::of(
+            &self.places.cache,
+            &format!("{version}/{}/{}/{}", profile.precision.as_str(), loaded.choice.device, self.engine.describe()),
+        );
+        let remembered = if on_cpu { memory.recall() } else { Vec::new() };
+        let budget = match (on_cpu, remembered.is_empty()) {
+            (false, _) => WARM_UP_ON_DEVICE,
+            (true, true) => WARM_UP_FIRST,
+            (true, false) => WARM_UP_AGAIN,
+        };
+        for runner in &mut runners {
+            let times = runner
+                .warm_up(&batches, budget)
+                .map_err(|cause| LoadCause::WarmUp { profile: profile.name.to_string(), cause })?;
+            seen.extend(times);
+        }
+        let recalled = !remembered.is_empty();
+        if recalled {
+            seen.splice(0..0, remembered);
+        } else {
+            memory.remember(&seen);
+        }
+        phases.add("warm-up", began, recalled);
+        let labels = LaneLabels {
+            model: config.name.to_string(),
+            version: version.short(),
+            profile: profile.name.to_string(),
+            device: loaded.choice.device.to_string(),
+        };
+        tracing::info!(
+            model = %config.name, profile = %profile.name, device = %loaded.choice.device,
+            instances = runners.len(), reason = loaded.choice.reason, "device chosen"
+        );
+        let name = format!("{}/{}", config.name, profile.name);
+        let lane = Lane::start(&name, limits(profile), runners, &seen, self.metrics.lane(&labels), move || {
+            if on_cpu {
+                yield_to_the_network();
+            }
+        })
+        .map_err(|error| LoadCause::Start(error.to_string()))?;
+        self.metrics.models().loaded(&labels, loaded.memory_bytes);
+        Ok(LoadedProfile {
+            name: profile.name.to_string(),
+            choice: loaded.choice,
+            precision: profile.precision.as_str(),
+            deadline: Duration::from_millis(profile.deadline_ms),
+            memory_bytes: loaded.memory_bytes,
+            lane,
+            labels,
+            metrics: self.metrics.clone(),
+        })
+    }
+}
+
+fn limits(profile: &Profile) -> LaneLimits {
+    LaneLimits {
+        max_batch_items: profile.max_batch_size,
+        max_batch_tokens: profile.max_batch_tokens,
+        max_batch_delay: Duration::from_millis(profile.max_batch_delay_ms),
+        max_queue_items: profile.max_queue_items,
+        max_queue_bytes: profile.max_queue.as_usize(),
+        packing: profile.packing,
+    }
+}
+
+/// Instances and threads of each. On processors the cores are shared out: one instance of one
+/// thread a core does more than one instance of all cores, which waits at every operator's end.
+fn share_cores(profile: &Profile, device: Device, available: &[Device]) -> (usize, usize) {
+    let device = if device == Device::Auto { available.first().copied().unwrap_or(Device::Cpu) } else { device };
+    let cores = CpuThreads::Auto.resolve();
+    if device != Device::Cpu {
+        let count = |threads| if let CpuThreads::Count(count) = threads { count } else { 1 };
+        return (count(profile.instances), count(profile.threads));
+    }
+    match (profile.instances, profile.threads) {
+        (CpuThreads::Count(instances), CpuThreads::Count(threads)) => (instances, threads),
+        (CpuThreads::Count(instances), CpuThreads::Auto) => (instances, (cores / instances.max(1)).max(1)),
+        (CpuThreads::Auto, CpuThreads::Count(threads)) => ((cores / threads.max(1)).max(1), threads),
+        (CpuThreads::Auto, CpuThreads::Auto) => (cores, 1),
+    }
+}
+
+/// On a machine whose processors are the device, a batch would hold up everything that keeps
+/// clients answered for as long as the scheduler's slice lasts. Threads that compute step back:
+/// the network's, which need microseconds at a time, go first.
+fn yield_to_the_network() {
+    let raised = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 5);
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the priority of a device thread stays as it is");
+    }
+}
+
+fn registry_precision(precision: Precision) -> halny_registry::Precision {
+    match precision {
+        Precision::Fp32 => halny_registry::Precision::Fp32,
+        Precision::Fp16 => halny_registry::Precision::Fp16,
+        Precision::Int8 => halny_registry::Precision::Int8,
+    }
+}

@@ -1,0 +1,155 @@
+//! A model that is ready, and how a request runs on it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halny_batching::{Claim, Lane, Load, Pending, Refusal};
+use halny_engine::{Choice, Signature};
+use halny_tasks::{Answer, Item, Task};
+use halny_telemetry::{LaneLabels, Metrics};
+use halny_types::{ModelName, ModelVersion, RequestContext};
+
+use crate::{ModelRunner, ResidencyError, RunError};
+
+/// The outcomes of a request's items, in order.
+pub type Answers = Vec<halny_batching::pending::Outcome<Answer>>;
+
+/// A model that is loaded and warm. Holding it keeps it loaded.
+pub struct LoadedModel {
+    /// The name clients ask for.
+    pub name: ModelName,
+    /// The digest of its files.
+    pub version: ModelVersion,
+    /// What it does: from values to items, from tensors to answers.
+    pub task: Arc<Task>,
+    /// The inputs and outputs of its graph.
+    pub signature: Signature,
+    /// The engine and its version.
+    pub engine: String,
+    /// When it became ready, in seconds since 1970.
+    pub ready_at_unix: u64,
+    /// The ways to run it, in the project file's order, which is the order of preference. Never
+    /// empty.
+    pub profiles: Vec<LoadedProfile>,
+}
+
+/// One way to run a loaded model.
+pub struct LoadedProfile {
+    /// Its name.
+    pub name: String,
+    /// The device it runs on, and why that one.
+    pub choice: Choice,
+    /// The number format of its weights.
+    pub precision: &'static str,
+    /// The time a request has unless it asks for less.
+    pub deadline: Duration,
+    /// Memory it takes on its device.
+    pub memory_bytes: u64,
+    pub(crate) lane: Lane<ModelRunner>,
+    pub(crate) labels: LaneLabels,
+    pub(crate) metrics: Metrics,
+}
+
+impl Drop for LoadedProfile {
+    fn drop(&mut self) {
+        self.metrics.models().unloaded(&self.labels);
+        self.metrics.forget_lane(&self.labels);
+    }
+}
+
+impl LoadedModel {
+    /// The time a request has unless it asks for less: the most patient profile's.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.profiles.iter().map(|profile| profile.deadline).max().unwrap_or_default()
+    }
+
+    /// Refuses a request that has no chance, before anyone decodes or tokenises for it.
+    ///
+    /// # Errors
+    /// What the first profile's lane says, when all refuse.
+    pub fn admit(&self, context: &RequestContext) -> Result<(), RunError> {
+        let claim = claim(context);
+        let mut first = None;
+        for profile in &self.profiles {
+            match profile.lane.would_refuse(&claim) {
+                None => return Ok(()),
+                Some(refusal) => {
+                    first.get_or_insert(refusal);
+                }
+            }
+        }
+        first.map_or(Ok(()), |refusal| Err(refusal.into()))
+    }
+
+    /// Runs the items, each in whatever batch suits it, and gives their outcomes in order.
+    ///
+    /// Dropping the future tells the lane that nobody waits any more.
+    ///
+    /// # Errors
+    /// [`RunError`] when the request was refused whole or its deadline passed.
+    pub async fn run(
+        &self,
+        context: &RequestContext,
+        items: Vec<Item>,
+        profile: Option<&str>,
+    ) -> Result<Answers, RunError> {
+        let pending = self.submit(&claim(context), items, profile)?;
+        match context.deadline.to_instant() {
+            None => Ok(pending.await),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), pending).await.map_err(|_| RunError::Late),
+        }
+    }
+
+    /// Submits to the first profile that takes the request: the order in the project file is the
+    /// order of preference, and a later profile is where a full one's overflow goes.
+    fn submit(&self, claim: &Claim, items: Vec<Item>, profile: Option<&str>) -> Result<Pending<Answer>, RunError> {
+        let with_load = |item: Item| {
+            let load = load_of(&item);
+            (item, load)
+        };
+        let mut items: Vec<(Item, Load)> = items.into_iter().map(with_load).collect();
+        let mut first = None;
+        for profile in self.named(profile)? {
+            match profile.lane.submit(claim, items) {
+                Ok(pending) => return Ok(pending),
+                Err((refusal, back)) => {
+                    items = back;
+                    first.get_or_insert(refusal);
+                }
+            }
+        }
+        Err(first.unwrap_or(Refusal::Closed).into())
+    }
+
+    /// The profile of that name, or all of them.
+    fn named(&self, wanted: Option<&str>) -> Result<&[LoadedProfile], ResidencyError> {
+        let Some(wanted) = wanted else { return Ok(&self.profiles) };
+        let place = self.profiles.iter().position(|profile| profile.name == wanted);
+        place.and_then(|place| self.profiles.get(place..=place)).ok_or_else(|| ResidencyError::NoProfile {
+            model: self.name.to_string(),
+            profile: wanted.to_owned(),
+            known: self.profiles.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+fn claim(context: &RequestContext) -> Claim {
+    Claim {
+        tenant: context.tenant.clone(),
+        weight: NonZeroU32::MIN,
+        priority: context.priority,
+        deadline: context.deadline,
+    }
+}
+
+fn load_of(item: &Item) -> Load {
+    Load {
+        length: item.length(),
+        rows: item.rows(),
+        bytes: item.bytes(),
+        group: item.group(),
+        batchable: item.is_batchable(),
+    }
+}
