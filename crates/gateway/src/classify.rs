@@ -1,0 +1,140 @@
+//! `POST /halny/v1/classify`: texts or images to labels with scores, shaped after OpenAI's
+//! moderations. No protocol that clients already speak covers both.
+
+use axum::body::Body;
+use axum::extract::{Extension, Query, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use halny_tasks::{Answer, Item, Task};
+use halny_types::project::TaskKind;
+use halny_types::Fault;
+use http::{HeaderMap, header};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::admission::Arrived;
+use crate::error::Shape;
+use crate::{ApiError, Shared, body, prepare};
+
+/// JSON form: `{"model": ..., "input": ...}`, `input` being one value or several. A text model
+/// takes texts; an image model takes images in base64, with or without a `data:` prefix.
+#[derive(Debug, Deserialize)]
+struct Request {
+    model: String,
+    input: Inputs,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Inputs {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Raw form: the image itself as the body, the model in the query.
+#[derive(Debug, Deserialize)]
+pub struct RawQuery {
+    model: Option<String>,
+}
+
+/// `POST /halny/v1/classify`.
+pub async fn classify(
+    State(shared): State<Shared>,
+    Extension(arrived): Extension<Arrived>,
+    Query(query): Query<RawQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    answer(&shared, arrived, query, &headers, body).await.unwrap_or_else(|error| error.respond(Shape::OpenAi))
+}
+
+async fn answer(
+    shared: &Shared,
+    arrived: Arrived,
+    query: RawQuery,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("application/json");
+    let bytes = body::read(shared, headers, body).await?;
+    let (name, inputs) = if kind.starts_with("image/") || kind.starts_with("application/octet-stream") {
+        let name = query.model.ok_or_else(|| {
+            ApiError::invalid("an image as the body needs the model in the query: POST /halny/v1/classify?model=NAME").with_param("model")
+        })?;
+        (name, Raw::Bytes(bytes))
+    } else {
+        let request: Request = body::parse(shared, bytes).await?;
+        let inputs = match request.input {
+            Inputs::One(one) => vec![one],
+            Inputs::Many(many) => many,
+        };
+        (request.model, Raw::Texts(inputs))
+    };
+    let model = shared.model(&name)?;
+    prepare::expect_task(&model, &[TaskKind::ClassifyText, TaskKind::ClassifyImage])?;
+    let context = shared.context(headers, arrived.0, &model)?;
+    model.admit(&context)?;
+    let items = items(shared, &model.task, inputs).await?;
+    let served = prepare::run(&model, &context, items, shared.profile(headers)).await?;
+    let results = served
+        .into_iter()
+        .map(|served| match served.answer {
+            Answer::Scores(scores) => Ok(result(model.task.labels(), &scores)),
+            _ => Err(ApiError::new(Fault::Ours, "the model did not give scores")),
+        })
+        .collect::<Result<Vec<Value>, ApiError>>()?;
+    Ok(axum::Json(json!({ "id": context.id.to_string(), "model": name, "results": results })).into_response())
+}
+
+/// What was sent, before anyone knows whether the model reads texts or sees images.
+enum Raw {
+    Bytes(Bytes),
+    Texts(Vec<String>),
+}
+
+async fn items(shared: &Shared, task: &std::sync::Arc<Task>, inputs: Raw) -> Result<Vec<Item>, ApiError> {
+    let images = task.kind() == TaskKind::ClassifyImage;
+    match inputs {
+        Raw::Bytes(_) if !images => Err(ApiError::invalid("this model classifies texts; send JSON with `input`")),
+        Raw::Bytes(bytes) => {
+            prepare::items(shared, task, vec![bytes], |_| usize::MAX, |task, bytes: Bytes| task.decode_image(&bytes)).await
+        }
+        Raw::Texts(texts) if texts.is_empty() => Err(ApiError::invalid("`input` is empty; give at least one").with_param("input")),
+        Raw::Texts(texts) if texts.len() > shared.limits.max_inputs_per_request => {
+            let most = shared.limits.max_inputs_per_request;
+            let text = format!("`input` has {} elements, one request may have {most}; send several requests", texts.len());
+            Err(ApiError::invalid(text).with_param("input"))
+        }
+        Raw::Texts(texts) if images => {
+            // A decoded image is far more work than its base64: always in the pool.
+            let images = texts.iter().map(|text| decode_base64(text)).collect::<Result<Vec<_>, _>>()?;
+            prepare::items(shared, task, images, |_| 1 << 20, |task, bytes: Vec<u8>| task.decode_image(&bytes)).await
+        }
+        Raw::Texts(texts) => {
+            prepare::items(shared, task, texts, String::len, |task, text: String| task.tokenise(&text)).await
+        }
+    }
+}
+
+fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
+    let refused = |text: &str| ApiError::invalid(text).with_param("input");
+    if text.starts_with("http:") || text.starts_with("https:") {
+        return Err(refused("images are not fetched from addresses; send the image itself, in base64"));
+    }
+    let payload = match text.strip_prefix("data:") {
+        Some(rest) => rest.split_once(";base64,").map(|(_, payload)| payload).ok_or_else(|| {
+            refused("a data address holds an image as `data:image/png;base64,...`")
+        })?,
+        None => text,
+    };
+    STANDARD.decode(payload).map_err(|_| refused("an image in JSON is base64; this input is not"))
+}
+
+fn result(labels: &[String], scores: &[f32]) -> Value {
+    let name = |index: usize| labels.get(index).cloned().unwrap_or_else(|| format!("label_{index}"));
+    let best = scores.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| name(index));
+    let by_label: Map<String, Value> = scores.iter().enumerate().map(|(index, score)| (name(index), json!(score))).collect();
+    json!({ "label": best, "scores": by_label })
+}

@@ -1,0 +1,145 @@
+//! Errors, and the shape each protocol gives them.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use halny_types::{Blame, Fault};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+/// An error on its way to a client. Its text names what was refused, the limit and what to
+/// change, and nothing of the inside.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    fault: Fault,
+    status: StatusCode,
+    message: String,
+    param: Option<&'static str>,
+    retry_after: Option<Duration>,
+}
+
+/// How a protocol writes an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `{"error": {"message", "type", "param", "code"}}`
+    OpenAi,
+    /// `{"message": ...}` as Cohere, with Jina's `detail` beside it.
+    Rerank,
+    /// `{"error": "..."}` as the Open Inference Protocol v2.
+    Oip,
+}
+
+impl ApiError {
+    /// An error of this fault.
+    pub fn new(fault: Fault, message: impl Into<String>) -> ApiError {
+        let status = StatusCode::from_u16(fault.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        ApiError { fault, status, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// The caller sent something that will not be accepted as it is.
+    pub fn invalid(message: impl Into<String>) -> ApiError {
+        ApiError::new(Fault::Caller, message)
+    }
+
+    /// Any error that knows whose fault it is.
+    pub fn from_blame(error: &dyn Blame) -> ApiError {
+        ApiError { retry_after: error.retry_after(), ..ApiError::new(error.fault(), error.to_string()) }
+    }
+
+    /// The same, naming the parameter that is wrong.
+    #[must_use]
+    pub fn with_param(mut self, param: &'static str) -> ApiError {
+        self.param = Some(param);
+        self
+    }
+
+    /// The same, naming which of several inputs it is about.
+    #[must_use]
+    pub fn at(mut self, place: usize) -> ApiError {
+        self.message = format!("input {place}: {}", self.message);
+        self
+    }
+
+    /// The same, with another HTTP status.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> ApiError {
+        self.status = status;
+        self
+    }
+
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
+    /// What to tell the client.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The answer, in the shape of a protocol.
+    #[must_use]
+    pub fn respond(&self, shape: Shape) -> Response {
+        let body = match shape {
+            Shape::OpenAi => json!({ "error": {
+                "message": self.message,
+                "type": self.openai_type(),
+                "param": self.param,
+                "code": self.fault.as_str(),
+            }}),
+            Shape::Rerank => json!({ "message": self.message, "detail": self.message }),
+            Shape::Oip => json!({ "error": self.message }),
+        };
+        self.with_headers((self.status, axum::Json::<Value>(body)).into_response())
+    }
+
+    /// The type that OpenAI's clients sort errors by.
+    fn openai_type(&self) -> &'static str {
+        match self.fault {
+            Fault::Caller | Fault::Missing | Fault::TooLarge | Fault::Unsupported => "invalid_request_error",
+            Fault::Throttled => "rate_limit_error",
+            Fault::Overload | Fault::Late | Fault::Ours => "server_error",
+        }
+    }
+
+    fn with_headers(&self, mut response: Response) -> Response {
+        if let Some(after) = self.retry_after {
+            // Whole seconds, rounded up, as RFC 9110 wants; the exact time for who reads it.
+            let seconds = after.as_millis().div_ceil(1_000).max(1);
+            if let Ok(value) = HeaderValue::from_str(&seconds.to_string()) {
+                response.headers_mut().insert(header::RETRY_AFTER, value);
+            }
+            if let Ok(value) = HeaderValue::from_str(&after.as_millis().max(1).to_string()) {
+                response.headers_mut().insert("retry-after-ms", value);
+            }
+        }
+        if self.status == StatusCode::REQUEST_TIMEOUT || self.fault == Fault::TooLarge {
+            // The rest of the body was not read: the connection cannot be used again.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// The same as a gRPC status.
+    #[must_use]
+    pub fn to_status(&self) -> tonic::Status {
+        let code = match self.fault {
+            Fault::Caller => tonic::Code::InvalidArgument,
+            Fault::Missing => tonic::Code::NotFound,
+            Fault::TooLarge | Fault::Throttled => tonic::Code::ResourceExhausted,
+            Fault::Overload => tonic::Code::Unavailable,
+            Fault::Late => tonic::Code::DeadlineExceeded,
+            Fault::Unsupported => tonic::Code::Unimplemented,
+            Fault::Ours => tonic::Code::Internal,
+        };
+        tonic::Status::new(code, self.message.clone())
+    }
+}
+
+impl<E: Blame> From<E> for ApiError {
+    fn from(error: E) -> ApiError {
+        ApiError::from_blame(&error)
+    }
+}

@@ -1,0 +1,35 @@
+//! HTTP and gRPC surfaces, one module a protocol. Knows requests and answers, nothing about models.
+//!
+//! A request's way: [`connection`] tells HTTP/1.1 from HTTP/2 and gives up on who says nothing;
+//! [`admission`] counts it in, names it, and refuses what is over the limits; a protocol's module
+//! ([`openai`], [`rerank`], [`classify`], [`oip`]) reads the body, checks it, makes a
+//! [`RequestContext`](halny_types::RequestContext) and hands items to the
+//! [residency](halny_residency); the answer takes the protocol's own shape, and so does every
+//! error, in [`error`], the one place that knows what a fault is called where.
+//!
+//! Two ports: clients use one; the operator's, which can load and unload models, listens on
+//! loopback only until credentials exist, and answers only to who addresses it by a loopback name,
+//! so that a page in the operator's browser cannot.
+//!
+//! Not a framework's own server (`axum::serve`): it has no limit on the time a head may take, none
+//! on connections, and no wait for those that are at work when it stops.
+
+pub mod admission;
+pub mod body;
+pub mod classify;
+pub mod connection;
+pub mod error;
+pub mod health;
+pub mod oip;
+pub mod openai;
+pub mod playground;
+pub mod prepare;
+pub mod rerank;
+mod routes;
+pub mod server;
+pub mod state;
+
+pub use error::ApiError;
+pub use routes::{admin_router, data_router};
+pub use server::{Listener, ServeError, serve};
+pub use state::{Limits, Shared};

@@ -1,0 +1,97 @@
+//! `parameters`: what requests, inputs and outputs may say beside their fields.
+
+use std::collections::BTreeMap;
+
+use halny_types::Fault;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::proto::InferParameter;
+use super::proto::infer_parameter::ParameterChoice;
+use crate::ApiError;
+
+/// The value of a parameter.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Parameter {
+    Flag(bool),
+    Whole(i64),
+    Text(String),
+    /// Of a type that no parameter read here has.
+    Other(IgnoredAny),
+}
+
+/// Parameters by name. Those that nobody here knows are ignored, as the protocol has it.
+pub(super) type Parameters = BTreeMap<String, Parameter>;
+
+impl From<InferParameter> for Parameter {
+    fn from(given: InferParameter) -> Parameter {
+        match given.parameter_choice {
+            Some(ParameterChoice::BoolParam(flag)) => Parameter::Flag(flag),
+            Some(ParameterChoice::Int64Param(whole)) => Parameter::Whole(whole),
+            Some(ParameterChoice::Uint64Param(whole)) => Parameter::Whole(i64::try_from(whole).unwrap_or(i64::MAX)),
+            Some(ParameterChoice::StringParam(text)) => Parameter::Text(text),
+            Some(ParameterChoice::DoubleParam(_)) | None => Parameter::Other(IgnoredAny),
+        }
+    }
+}
+
+/// The parameters of a gRPC message.
+pub(super) fn from_messages(given: BTreeMap<String, InferParameter>) -> Parameters {
+    given.into_iter().map(|(name, value)| (name, value.into())).collect()
+}
+
+/// A parameter that is `true` or `false`; `false` where it is not given.
+///
+/// # Errors
+/// When it is something else.
+pub(super) fn flag(parameters: &Parameters, name: &'static str) -> Result<Option<bool>, ApiError> {
+    match parameters.get(name) {
+        None => Ok(None),
+        Some(Parameter::Flag(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(ApiError::invalid(format!("the parameter `{name}` is true or false")).with_param(name)),
+    }
+}
+
+/// A parameter that counts something.
+///
+/// # Errors
+/// When it is not a whole number from 0 on.
+pub(super) fn count(parameters: &Parameters, name: &'static str) -> Result<Option<u64>, ApiError> {
+    let refused = || ApiError::invalid(format!("the parameter `{name}` is a whole number from 0 on")).with_param(name);
+    match parameters.get(name) {
+        None => Ok(None),
+        Some(Parameter::Whole(whole)) => u64::try_from(*whole).map(Some).map_err(|_| refused()),
+        Some(_) => Err(refused()),
+    }
+}
+
+/// Refuses sequences: nothing of a request is kept for the next.
+pub(super) fn check_request(parameters: &Parameters) -> Result<(), ApiError> {
+    let asked = |name: &&str| match parameters.get(*name) {
+        None | Some(Parameter::Flag(false) | Parameter::Whole(0)) => false,
+        Some(Parameter::Text(text)) => !text.is_empty(),
+        Some(_) => true,
+    };
+    match ["sequence_id", "sequence_start", "sequence_end"].into_iter().find(asked) {
+        Some(name) => Err(unsupported(format!("sequences are not supported; leave the parameter `{name}` out"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses tensors in shared memory, and classification where outputs are asked for.
+pub(super) fn check_tensor(parameters: &Parameters) -> Result<(), ApiError> {
+    if parameters.keys().any(|name| name.starts_with("shared_memory_")) {
+        return Err(unsupported("shared memory is not supported; send tensors in the request and take them from the response"));
+    }
+    if parameters.contains_key("classification") {
+        return Err(unsupported(
+            "the parameter `classification` is not supported; take the output itself and sort it",
+        ));
+    }
+    Ok(())
+}
+
+fn unsupported(text: impl Into<String>) -> ApiError {
+    ApiError::new(Fault::Unsupported, text)
+}

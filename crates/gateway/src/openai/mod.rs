@@ -1,0 +1,9 @@
+//! OpenAI's API: embeddings and the list of models.
+
+mod embeddings;
+mod input;
+mod models;
+
+pub use embeddings::embeddings;
+pub use input::TextInput;
+pub use models::{model, models};

@@ -1,0 +1,46 @@
+//! `GET /v1/models` and `GET /v1/models/{model}`.
+
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use halny_residency::LoadedModel;
+use serde_json::{Value, json};
+
+use crate::Shared;
+use crate::error::Shape;
+
+/// Every model that answers now.
+pub async fn models(State(shared): State<Shared>) -> Response {
+    let data: Vec<Value> = shared.residency.ready().values().map(|model| describe(model)).collect();
+    axum::Json(json!({ "object": "list", "data": data })).into_response()
+}
+
+/// One model.
+pub async fn model(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+    match shared.model(&name) {
+        Ok(model) => axum::Json(describe(&model)).into_response(),
+        Err(error) => error.respond(Shape::OpenAi),
+    }
+}
+
+/// OpenAI's fields, and what Halny knows beyond them: the version, the task, the profiles.
+fn describe(model: &LoadedModel) -> Value {
+    let profiles: Vec<Value> = model
+        .profiles
+        .iter()
+        .map(|profile| {
+            json!({ "name": profile.name, "device": profile.choice.device.to_string(), "precision": profile.precision })
+        })
+        .collect();
+    json!({
+        "id": model.name.as_str(),
+        "object": "model",
+        "created": model.ready_at_unix,
+        "owned_by": "halny",
+        "version": model.version.to_string(),
+        "task": model.task.kind().as_str(),
+        "dimensions": model.task.dimensions(),
+        "max_tokens": model.task.max_tokens(),
+        "labels": model.task.labels(),
+        "profiles": profiles,
+    })
+}

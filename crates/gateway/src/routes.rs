@@ -1,0 +1,102 @@
+//! Which path leads where, on each of the two ports.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{get, post};
+use halny_types::Fault;
+use http::{StatusCode, Uri};
+
+use crate::admission::{Door, admit, shape_of};
+use crate::{ApiError, Shared, classify, health, oip, openai, playground, rerank};
+
+/// The patterns that metrics know routes by.
+pub(crate) const LABELS: [&str; 30] = [
+    "/",
+    "/health",
+    "/metrics",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/models/{model}",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/rerank",
+    "/halny/v1/classify",
+    "/halny/v1/reload",
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/{model}",
+    "/v2/models/{model}/ready",
+    "/v2/models/{model}/infer",
+    "/v2/models/{model}/versions/{version}",
+    "/v2/models/{model}/versions/{version}/ready",
+    "/v2/models/{model}/versions/{version}/infer",
+    "/v2/repository/index",
+    "/v2/repository/models/{model}/load",
+    "/v2/repository/models/{model}/unload",
+    "/inference.GRPCInferenceService/{*rest}",
+    "/inference.GRPCInferenceService/ServerLive",
+    "/inference.GRPCInferenceService/ServerReady",
+    "/inference.GRPCInferenceService/ModelReady",
+    "/inference.GRPCInferenceService/ServerMetadata",
+    "/inference.GRPCInferenceService/ModelMetadata",
+    "/inference.GRPCInferenceService/ModelInfer",
+];
+
+/// What clients reach.
+pub fn data_router(shared: &Shared) -> Router {
+    let mut router = Router::new()
+        .route("/", get(playground::page))
+        .route("/health", get(health::health))
+        .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{model}", get(openai::model))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/v2/rerank", post(rerank::rerank))
+        .route("/rerank", post(rerank::rerank))
+        .route("/halny/v1/classify", post(classify::classify));
+    if shared.limits.metrics_on_data_port {
+        router = router.route("/metrics", get(health::metrics));
+    }
+    let router = router.merge(oip::http_routes()).with_state(shared.clone()).merge(oip::grpc_routes(shared));
+    behind_door(router, shared)
+}
+
+/// What the operator reaches, over loopback.
+pub fn admin_router(shared: &Shared) -> Router {
+    let router = Router::new()
+        .route("/health", get(health::health))
+        .route("/metrics", get(health::metrics))
+        .route("/halny/v1/reload", post(reload))
+        .merge(oip::admin_routes())
+        .with_state(shared.clone());
+    behind_door(router, shared).layer(from_fn(crate::server::loopback_names_only))
+}
+
+fn behind_door(router: Router, shared: &Shared) -> Router {
+    let door = Door::new(shared.limits.max_concurrent_requests, shared.metrics.gateway().clone());
+    router
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(wrong_method)
+        // Bodies are limited where they are read, with an error in the protocol's own shape.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(door, admit))
+}
+
+async fn nothing_here(uri: Uri) -> Response {
+    ApiError::new(Fault::Missing, "there is nothing at this path; GET /v1/models lists the models").respond(shape_of(uri.path()))
+}
+
+async fn wrong_method(uri: Uri) -> Response {
+    ApiError::invalid("this path takes another method")
+        .with_status(StatusCode::METHOD_NOT_ALLOWED)
+        .respond(shape_of(uri.path()))
+}
+
+/// `POST /halny/v1/reload` on the operator's port: reads the project file again, as SIGHUP does.
+async fn reload(axum::extract::State(shared): axum::extract::State<Shared>) -> StatusCode {
+    shared.reload.notify_one();
+    StatusCode::ACCEPTED
+}

@@ -1,0 +1,103 @@
+//! What every handler can reach.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::sync::Notify;
+
+use halny_cpu_pool::CpuPool;
+use halny_residency::{LoadedModel, Residency};
+use halny_telemetry::Metrics;
+use halny_types::project::Server;
+use halny_types::{RequestContext, TenantId, Tick};
+
+use crate::ApiError;
+
+/// The limits of a server.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The largest body, in bytes.
+    pub max_body_bytes: usize,
+    /// Requests being worked on at once.
+    pub max_concurrent_requests: usize,
+    /// Open connections.
+    pub max_connections: usize,
+    /// Time for a request's head.
+    pub header_timeout: Duration,
+    /// Time for a request's body.
+    pub body_timeout: Duration,
+    /// Time for accepted requests to finish when the server stops.
+    pub drain_timeout: Duration,
+    /// Texts, pairs or images in one request.
+    pub max_inputs_per_request: usize,
+    /// Whether `/metrics` answers on the clients' port.
+    pub metrics_on_data_port: bool,
+}
+
+impl From<&Server> for Limits {
+    fn from(server: &Server) -> Limits {
+        Limits {
+            max_body_bytes: server.max_body.as_usize(),
+            max_concurrent_requests: server.max_concurrent_requests,
+            max_connections: server.max_connections,
+            header_timeout: Duration::from_millis(server.header_timeout_ms),
+            body_timeout: Duration::from_millis(server.body_timeout_ms),
+            drain_timeout: Duration::from_millis(server.drain_timeout_ms),
+            max_inputs_per_request: server.max_inputs_per_request,
+            metrics_on_data_port: server.metrics_on_data_port,
+        }
+    }
+}
+
+/// What every handler can reach. Cloning shares it.
+#[derive(Clone)]
+pub struct Shared {
+    /// The models.
+    pub residency: Residency,
+    /// Where tokenising and decoding run.
+    pub pool: CpuPool,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// The limits of this server.
+    pub limits: Arc<Limits>,
+    /// Told when the operator asks for the project file to be read again.
+    pub reload: Arc<Notify>,
+}
+
+/// The header by which a client gives a request less time than its model's profile does.
+pub const DEADLINE_HEADER: &str = "x-halny-deadline-ms";
+/// The header by which a client names the profile that runs its request.
+pub const PROFILE_HEADER: &str = "x-halny-profile";
+
+impl Shared {
+    /// The model of that name.
+    ///
+    /// # Errors
+    /// When there is none, or it is not ready.
+    pub fn model(&self, name: &str) -> Result<Arc<LoadedModel>, ApiError> {
+        self.residency.get(name).map_err(|error| ApiError::from_blame(&error).with_param("model"))
+    }
+
+    /// The context of a request to `model` that arrived at `arrived`.
+    ///
+    /// # Errors
+    /// When the deadline header is not a positive whole number.
+    pub fn context(&self, headers: &HeaderMap, arrived: Tick, model: &LoadedModel) -> Result<RequestContext, ApiError> {
+        let mut budget = model.deadline();
+        if let Some(asked) = headers.get(DEADLINE_HEADER) {
+            let millis = asked.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
+            let millis = millis.ok_or_else(|| {
+                ApiError::invalid(format!("the header {DEADLINE_HEADER} takes a whole number of milliseconds above 0"))
+            })?;
+            budget = budget.min(Duration::from_millis(millis));
+        }
+        Ok(RequestContext::new(TenantId::anonymous(), arrived, budget))
+    }
+
+    /// The profile a request names, if it names one.
+    #[must_use]
+    pub fn profile<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        headers.get(PROFILE_HEADER).and_then(|value| value.to_str().ok())
+    }
+}

@@ -1,0 +1,50 @@
+//! The halny binary: one file a verb, and no logic of its own.
+
+mod bench;
+mod check;
+mod project;
+mod serve;
+mod starts;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Puts machine-learning models behind web APIs, on GPUs.
+#[derive(Parser)]
+#[command(name = "halny", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Serve the models of a project
+    Serve(serve::ServeArgs),
+    /// Check a project file and say what is wrong, or print its JSON Schema
+    Check(check::CheckArgs),
+    /// Send load to a server and report throughput, latency and refusals
+    Bench(Box<bench::BenchArgs>),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Serve(args) => serve::run(&args),
+        Verb::Check(args) => check::run(&args),
+        Verb::Bench(args) => tokio::runtime::Runtime::new()
+            .map_err(anyhow::Error::from)
+            .and_then(|runtime| runtime.block_on(bench::run(*args))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the last word of a command-line program")]
+            {
+                eprintln!("halny: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Finding and reading a project file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use halny_types::project::{Checked, check};
+
+/// The name of a project file.
+pub(crate) const FILE_NAME: &str = "halny.toml";
+
+/// A project file and where it lies.
+pub(crate) struct ProjectFile {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// Its folder: relative sources start here.
+    pub(crate) folder: PathBuf,
+    /// What it said when it was read.
+    pub(crate) text: String,
+}
+
+impl ProjectFile {
+    /// Reads the project at `path`: a file, or a folder that holds a `halny.toml`.
+    pub(crate) fn read(path: &Path) -> anyhow::Result<ProjectFile> {
+        let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read the project file {}; name it with --project", path.display()))?;
+        let path = std::fs::canonicalize(&path)?;
+        let folder = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Ok(ProjectFile { path, folder, text })
+    }
+
+    /// Checks what was read. The error names every problem, a line each.
+    pub(crate) fn check(&self) -> anyhow::Result<Checked> {
+        let name = self.path.file_name().map_or_else(|| FILE_NAME.into(), |name| name.to_string_lossy());
+        match check(&self.text) {
+            Ok(checked) => {
+                for warning in &checked.warnings {
+                    tracing::warn!("{}", warning.render(&name));
+                }
+                Ok(checked)
+            }
+            Err(problems) => {
+                let lines: Vec<String> = problems.iter().map(|problem| problem.render(&name)).collect();
+                bail!("the project file is not right\n{}", lines.join("\n"))
+            }
+        }
+    }
+}
+
+/// The folder for what may be kept between starts: the project's, `$HALNY_CACHE`, `~/.cache/halny`.
+pub(crate) fn cache_folder(checked: &Checked) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = &checked.project.cache.folder {
+        return Ok(folder.clone());
+    }
+    if let Some(folder) = std::env::var_os("HALNY_CACHE").filter(|folder| !folder.is_empty()) {
+        return Ok(folder.into());
+    }
+    let home = std::env::var_os("HOME").context("neither HALNY_CACHE nor HOME is set; set HALNY_CACHE to a folder")?;
+    Ok(PathBuf::from(home).join(".cache/halny"))
+}

@@ -1,0 +1,209 @@
+//! `halny serve`: every layer in one process.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use halny_cpu_pool::CpuPool;
+use halny_engine_onnx::{OnnxEngine, Options};
+use halny_gateway::{Limits, Listener, Shared, admin_router, data_router, serve};
+use halny_residency::{Applied, Places, Residency};
+use halny_telemetry::{LogFormat, Metrics};
+use halny_types::Tick;
+use halny_types::project::{Checked, Project, diff};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::project::{ProjectFile, cache_folder};
+use crate::starts::Starts;
+use crate::watch::{Reason, Reasons};
+
+/// Pieces of work that may wait for the CPU pool, for each of its threads.
+const POOL_QUEUE_PER_THREAD: usize = 1_024;
+
+/// Serves the models of a project.
+#[derive(Args)]
+pub(crate) struct ServeArgs {
+    /// The project: a folder with a halny.toml, or the file itself
+    #[arg(long, short, default_value = ".")]
+    project: PathBuf,
+
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "human")]
+    log: Log,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Log {
+    Human,
+    Json,
+}
+
+pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let began = Tick::now();
+    let format = match args.log {
+        Log::Human => LogFormat::Human,
+        Log::Json => LogFormat::Json,
+    };
+    halny_telemetry::log::init(format, "info,ort=warn");
+    let file = ProjectFile::read(&args.project)?;
+    let checked = file.check()?;
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve_project(file, checked, began));
+    // Blocking work that is left (a model that was being loaded) does not hold the exit up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+/// The running server, as the verbs of its life see it.
+struct Running {
+    file: ProjectFile,
+    project: Project,
+    shared: Shared,
+}
+
+async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyhow::Result<()> {
+    let project = checked.project.clone();
+    let cache = cache_folder(&checked)?;
+    let clients = Listener::for_clients(&project.server.address).await?;
+    let operator = Listener::for_operator(&project.server.admin_address).await?;
+    let shared = share(&file, &project, &cache)?;
+    let mut reasons = Reasons::new(&file.path, Arc::clone(&shared.reload))?;
+    let stop = CancellationToken::new();
+    let (address, admin_address) = (clients.address(), operator.address());
+    tracing::info!(%address, %admin_address, "listening; models are being loaded");
+    let ports = ports(shared.clone(), clients, operator, stop.clone());
+    tokio::pin!(ports);
+    let starts = Starts::of(&cache, &file.path);
+    let mut running = Running { file, project, shared };
+    let life = async {
+        running.start(began, &starts).await?;
+        tracing::info!(address = %format!("http://{address}/"), "ready");
+        running.follow(&mut reasons).await;
+        anyhow::Ok(())
+    };
+    let outcome = tokio::select! {
+        outcome = life => outcome,
+        signal = stop_signal() => { tracing::info!("{} received: finishing what was accepted", signal?); Ok(()) }
+        () = &mut ports => Ok(()),
+    };
+    stop.cancel();
+    ports.await;
+    running.shared.residency.drain().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyhow::Result<Shared> {
+    let library = project.onnxruntime.library.as_ref().map(|path| file.folder.join(path));
+    let engine = OnnxEngine::open(Options { library, cache: Some(cache.to_path_buf()), ..Options::default() })?;
+    let threads = NonZeroUsize::new(project.server.cpu_threads.resolve()).unwrap_or(NonZeroUsize::MIN);
+    let metrics = Metrics::new();
+    let places = Places { project: file.folder.clone(), cache: cache.to_path_buf() };
+    Ok(Shared {
+        residency: Residency::new(Arc::new(engine), places, metrics.clone()),
+        pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
+            .context("the CPU pool could not be started")?,
+        metrics,
+        limits: Arc::new(Limits::from(&project.server)),
+        reload: Arc::new(Notify::new()),
+    })
+}
+
+/// Both ports, until `stop`.
+async fn ports(shared: Shared, clients: Listener, operator: Listener, stop: CancellationToken) {
+    let port = |listener, router| {
+        let (limits, metrics) = (Arc::clone(&shared.limits), shared.metrics.gateway().clone());
+        serve(listener, router, limits, metrics, stop.clone().cancelled_owned())
+    };
+    tokio::join!(port(clients, data_router(&shared)), port(operator, admin_router(&shared)));
+}
+
+impl Running {
+    /// Loads the project's models for the first time. A model that cannot be loaded ends the start.
+    async fn start(&self, began: Tick, starts: &Starts) -> anyhow::Result<()> {
+        let applied = self.shared.residency.apply(&self.project).await;
+        if !applied.failed.is_empty() {
+            let errors: Vec<String> = applied.failed.iter().map(ToString::to_string).collect();
+            bail!("{}", errors.join("\n"));
+        }
+        let took = began.until(Tick::now());
+        match starts.first() {
+            Some(first) => tracing::info!(
+                took_ms = millis(took),
+                first_start_ms = millis(first),
+                times_faster = format!("{:.1}", first.as_secs_f64() / took.as_secs_f64().max(1e-3)),
+                "started with what earlier starts left in the cache"
+            ),
+            None => {
+                starts.remember(took);
+                tracing::info!(took_ms = millis(took), "started for the first time on this host");
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies changes of the project file for ever.
+    async fn follow(&mut self, reasons: &mut Reasons) {
+        loop {
+            let reason = reasons.next().await;
+            if let Err(error) = self.reload(reason).await {
+                tracing::error!("the project file is not applied, everything stays as it was: {error:#}");
+            }
+        }
+    }
+
+    async fn reload(&mut self, reason: Reason) -> anyhow::Result<()> {
+        let file = ProjectFile::read(&self.file.path)?;
+        if reason == Reason::Changed && file.text == self.file.text {
+            return Ok(());
+        }
+        let project = file.check()?.project;
+        let changes = diff(&self.project, &project);
+        if !changes.restart.is_empty() {
+            tracing::warn!(settings = changes.restart.join(", "), "these settings take effect with the next start");
+        }
+        let applied = self.shared.residency.apply(&project).await;
+        report(&applied);
+        (self.file, self.project) = (file, project);
+        Ok(())
+    }
+}
+
+fn report(applied: &Applied) {
+    let names = |names: &[halny_types::ModelName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    tracing::info!(
+        loaded = names(&applied.loaded),
+        removed = names(&applied.removed),
+        failed = applied.failed.len(),
+        "the project file is applied"
+    );
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// SIGTERM or SIGINT.
+async fn stop_signal() -> anyhow::Result<&'static str> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    })
+}
+
+/// Every connection is a file: takes as many as the system allows without asking anyone.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+}
