@@ -1,0 +1,111 @@
+"""What `--check` expects of the demo's answers: one line each, PASS or FAIL."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from client import Answer, Client, metric, similarity
+
+
+class Checks:
+    """Counts expectations that were met and that were not."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def that(self, met: bool, what: str, found: object = "") -> None:
+        """Prints one line; `found` is shown where the expectation was not met."""
+        if met:
+            print(f"PASS  {what}")
+        else:
+            self.failed += 1
+            print(f"FAIL  {what}: {found}")
+
+
+def check_embeddings(checks: Checks, client: Client) -> None:
+    """Length, order of similarity, both precisions, and that batches do not mix texts up."""
+    alike = ["The cat sleeps on the warm roof.", "A kitten is napping in the sun."]
+    other = "The central bank raised interest rates again."
+    for profile in ("default", "int8"):
+        first, second, third = client.embed([*alike, other], x_halny_profile=profile)
+        checks.that(len(first) == 384, f"{profile}: a vector has 384 dimensions", len(first))
+        lengths = [math.sqrt(similarity(vector, vector)) for vector in (first, second, third)]
+        checks.that(all(abs(length - 1) < 1e-3 for length in lengths), f"{profile}: vectors have length 1", lengths)
+        near, far = similarity(first, second), similarity(first, third)
+        checks.that(near > far + 0.2, f"{profile}: cat and kitten {near:.3f}, cat and bank {far:.3f}", (near, far))
+    alone = [client.embed([text], x_halny_profile="default")[0] for text in [*alike, other]]
+    together = client.embed([*alike, other], x_halny_profile="default")
+    lowest = min(similarity(a, b) for a, b in zip(alone, together))
+    checks.that(lowest > 0.9999, "a text has the same vector alone and in a batch", lowest)
+
+
+def check_search(checks: Checks, found: dict[str, list[str]]) -> None:
+    """`found`: each query's best sentences; a word of the right topic has to be among them."""
+    for query, sentences in found.items():
+        wanted = SEARCHES[query]
+        met = any(re.search(wanted, sentence, re.IGNORECASE) for sentence in sentences)
+        checks.that(met, f"search {query!r} finds its topic", sentences)
+
+
+#: Query, and a pattern that one of its best sentences has to match.
+SEARCHES = {
+    "how do I bake bread": r"bread|dough|oven|flour|bak",
+    "music with strings": r"guitar|violin|cello|string|orchestra|quartet",
+    "protect a computer network": r"firewall|password|network|packet|encrypt|server",
+}
+
+
+def check_images(checks: Checks, results: dict[str, dict[str, Any]]) -> None:
+    """Scores are probabilities, and drawings are harmless."""
+    for name, result in results.items():
+        total = sum(result["scores"].values())
+        checks.that(abs(total - 1) < 1e-3, f"scores of the {name} add up to 1", total)
+        checks.that(result["label"] == "sfw", f"the {name} is labelled sfw", result)
+
+
+def check_models(checks: Checks, client: Client) -> None:
+    """Both models answer and name the digest of their files."""
+    models = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
+    checks.that(models.keys() == {"minilm", "nsfw"}, "both models are listed", list(models))
+    for name, model in models.items():
+        version = model["version"]
+        met = re.fullmatch(r"[0-9a-f]{64}", version) is not None
+        checks.that(met, f"version of {name} is a SHA-256: {version[:12]}", version)
+
+
+def check_errors(checks: Checks, client: Client) -> None:
+    """Errors have OpenAI's shape and the status that says whose fault it was."""
+    for what, request, status in [
+        ("an unknown model", {"model": "nothing", "input": "text"}, 404),
+        ("no input", {"model": "minilm", "input": []}, 400),
+        ("a negative dimension", {"model": "minilm", "input": "text", "dimensions": -1}, 400),
+    ]:
+        answer = client.post("/v1/embeddings", json.dumps(request).encode())
+        checks.that(_is_error(answer, status), f"{what} is refused with {status}", answer)
+    answer = client.post("/halny/v1/classify?model=nsfw", b"no image", "image/png")
+    checks.that(_is_error(answer, 400), "bytes that are no image are refused with 400", answer)
+
+
+def _is_error(answer: Answer, status: int) -> bool:
+    if answer.status != status:
+        return False
+    error = answer.json().get("error", {})
+    return {"message", "type", "param", "code"} <= error.keys() and bool(error["message"])
+
+
+def check_metrics(checks: Checks, admin: Client) -> None:
+    """What was asked above has been counted."""
+    text = admin.get("/metrics").body.decode()
+    for name in ("halny_http_requests_total", "halny_lane_finished_items_total", "halny_device_seconds_total"):
+        value = metric(text, name)
+        checks.that(value > 0, f"{name} is {value:g}", value)
+
+
+def check_page(checks: Checks, client: Client) -> None:
+    """The page is served whole, under a policy."""
+    answer = client.get("/")
+    met = answer.status == 200 and b"similarity-value" in answer.body and b"image-file" in answer.body
+    checks.that(met, f"the page is served, {len(answer.body)} bytes", answer.status)

@@ -1,0 +1,165 @@
+"""Starts the demo project, sends it real requests and shows the answers: `make demo` runs this.
+
+With `--check` every answer is compared with what it should be, the server is stopped with SIGTERM,
+and the exit code says whether all was right. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import checks
+import pictures
+from client import Client, similarity
+from serving import HERE, DemoError, Server, cache_folder, place_project
+
+PAIR_SENTENCES = [
+    "The cat sleeps on the warm roof.",
+    "A kitten is napping in the sun.",
+    "Interest rates were raised by the central bank.",
+    "Mortgages become more expensive this year.",
+]
+
+
+def main() -> int:
+    """0 when the demo ran, and with `--check` when every answer was right."""
+    parser = argparse.ArgumentParser(description="Starts the demo project and sends it requests.")
+    parser.add_argument("--binary", type=Path, required=True, help="the halny binary")
+    parser.add_argument("--check", action="store_true", help="check every answer, then stop")
+    arguments = parser.parse_args()
+    try:
+        return run(arguments.binary, arguments.check)
+    except DemoError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(binary: Path, check: bool) -> int:
+    """Starts, shows, then checks or keeps serving."""
+    project, port, admin_port = place_project(cache_folder())
+    say(f"starting {binary.name} with {project}")
+    server = Server(binary, project, port, admin_port)
+    try:
+        server.wait_until_ready()
+        say("where the start's time went")
+        for line in server.start_times():
+            print(f"  {line}")
+        found, images = show(server.client)
+        if check:
+            return check_all(server, found, images)
+        return keep_serving(server, project)
+    finally:
+        server.kill()
+
+
+def say(line: str) -> None:
+    """A heading."""
+    print(f"\n== {line}", flush=True)
+
+
+def show(client: Client) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
+    """Sends the demo's requests and prints their answers; gives what search and images answered."""
+    show_similarities(client)
+    found = show_searches(client)
+    images = show_images(client)
+    show_commands(client)
+    return found, images
+
+
+def show_similarities(client: Client) -> None:
+    """A table: each sentence against each."""
+    say("similarity of sentences (POST /v1/embeddings)")
+    began = time.perf_counter()
+    vectors = client.embed(PAIR_SENTENCES)
+    took_ms = (time.perf_counter() - began) * 1000
+    for number, (sentence, vector) in enumerate(zip(PAIR_SENTENCES, vectors), start=1):
+        row = " ".join(f"{similarity(vector, other):6.2f}" for other in vectors)
+        print(f"  {number} {sentence:<50} {row}")
+    print(f"  {len(vectors)} vectors of {len(vectors[0])} dimensions in {took_ms:.0f} ms")
+
+
+def show_searches(client: Client) -> dict[str, list[str]]:
+    """The best of the demo's sentences for each query."""
+    sentences = (HERE / "data" / "sentences.txt").read_text(encoding="utf-8").splitlines()
+    say(f"search in {len(sentences)} sentences")
+    began = time.perf_counter()
+    vectors = client.embed(sentences)
+    took_s = time.perf_counter() - began
+    print(f"  {len(sentences)} sentences embedded in {took_s:.2f} s, {len(sentences) / took_s:.0f} a second")
+    found = {}
+    for query in checks.SEARCHES:
+        began = time.perf_counter()
+        vector = client.embed([query])[0]
+        ranked = sorted(zip(sentences, vectors), key=lambda pair: similarity(vector, pair[1]), reverse=True)[:3]
+        took_ms = (time.perf_counter() - began) * 1000
+        print(f"  {query!r}, {took_ms:.0f} ms")
+        for sentence, other in ranked:
+            print(f"    {similarity(vector, other):.2f}  {sentence}")
+        found[query] = [sentence for sentence, _ in ranked]
+    return found
+
+
+def show_images(client: Client) -> dict[str, dict[str, Any]]:
+    """The verdict on two drawn pictures."""
+    say("images (POST /halny/v1/classify)")
+    drawn = {"landscape": pictures.landscape(), "pattern": pictures.pattern()}
+    results = {}
+    for name, file in drawn.items():
+        began = time.perf_counter()
+        results[name] = client.classify(file)
+        took_ms = (time.perf_counter() - began) * 1000
+        scores = ", ".join(f"{label} {score:.4f}" for label, score in results[name]["scores"].items())
+        print(f"  {name:<10} {results[name]['label']:<5} ({scores}), {len(file)} bytes, {took_ms:.0f} ms")
+    return results
+
+
+def show_commands(client: Client) -> None:
+    """Requests to paste into a terminal."""
+    say("requests to paste")
+    print(f"  curl -s {client.url}/v1/models")
+    print(f"  curl -s {client.url}/v1/embeddings -H 'content-type: application/json' \\")
+    print("    -d '{\"model\": \"minilm\", \"input\": \"hello\", \"dimensions\": 8}'")
+    print(f"  curl -s '{client.url}/halny/v1/classify?model=nsfw' -H 'content-type: image/jpeg' --data-binary @photo.jpg")
+
+
+def check_all(server: Server, found: dict[str, list[str]], images: dict[str, dict[str, Any]]) -> int:
+    """Checks every kind of answer, then that SIGTERM ends the server with 0."""
+    say("checks")
+    all_checks = checks.Checks()
+    checks.check_models(all_checks, server.client)
+    checks.check_embeddings(all_checks, server.client)
+    checks.check_search(all_checks, found)
+    checks.check_images(all_checks, images)
+    checks.check_errors(all_checks, server.client)
+    checks.check_page(all_checks, server.client)
+    checks.check_metrics(all_checks, server.admin)
+    code = server.stop(signal.SIGTERM)
+    all_checks.that(code == 0, "SIGTERM ends the server with exit code 0", code)
+    say("all checks passed" if all_checks.failed == 0 else f"{all_checks.failed} checks FAILED")
+    return 0 if all_checks.failed == 0 else 1
+
+
+def keep_serving(server: Server, project: Path) -> int:
+    """Waits for Ctrl-C, SIGTERM or the server's end."""
+    say(f"try it on {server.client.url}/")
+    print(f"  project file: {project} (changes are applied while it runs)")
+    print(f"  metrics:      {server.admin.url}/metrics")
+    print("  Ctrl-C stops it", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        code = server.process.wait()
+        raise DemoError(f"the server ended by itself with exit code {code}")
+    except KeyboardInterrupt:
+        say("stopping")
+        return server.stop(signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

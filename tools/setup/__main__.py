@@ -1,0 +1,54 @@
+"""Gets tools, libraries, models and texts onto this machine: `python3 tools/setup STEP...`.
+
+Standard library only: it runs before anything is installed. Every step first looks whether its
+work is done, so calling it again costs milliseconds. Not a container image, because the same steps
+have to serve a developer's machine, and not shell, because hashes, locks and errors read better here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from corpus import ensure_corpus
+from environment import ensure_group
+from models import ensure_models
+from places import SetupError, cache_lock, fail
+from runtime import ensure_runtime
+from system import ensure_build_tools, ensure_chromium, ensure_nextest
+
+
+def _group(name: str) -> Callable[[], None]:
+    return lambda: ensure_group(name)
+
+
+STEPS: dict[str, Callable[[], None]] = {
+    "system": ensure_build_tools,
+    "graphs": _group("graphs"),
+    "tests": _group("tests"),
+    "bench": _group("bench"),
+    "runtime": ensure_runtime,
+    "models": ensure_models,
+    "corpus": ensure_corpus,
+    "nextest": ensure_nextest,
+    "chromium": ensure_chromium,
+}
+
+
+def main(names: list[str]) -> int:
+    """Runs the named steps in order."""
+    unknown = [name for name in names if name not in STEPS]
+    if unknown or not names:
+        print(f"usage: python3 tools/setup STEP...; steps: {', '.join(STEPS)}", file=sys.stderr)
+        return 2
+    try:
+        with cache_lock():
+            for name in names:
+                STEPS[name]()
+    except SetupError as error:
+        return fail(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

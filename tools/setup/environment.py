@@ -1,0 +1,84 @@
+"""The Python virtual environment in the cache folder, filled from lock files with hashes.
+
+Each group is one lock file. What was installed is remembered by the lock file's digest, so that a
+second call reads a few bytes and starts nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from places import REQUIREMENTS, VENV, VENV_PYTHON, SetupError, replace_text, say
+from system import apt_install
+
+_OLDEST = (3, 11)
+_LOCKED = ["--require-hashes", "--only-binary", ":all:"]
+
+
+def ensure_group(group: str) -> None:
+    """Installs the packages of `requirements/<group>.txt` into the environment."""
+    ensure_venv()
+    lock = REQUIREMENTS / f"{group}.txt"
+    stamp, digest = VENV / f".halny-{group}", hashlib.sha256(lock.read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == digest:
+        return
+    say(f"installing Python packages: {group}")
+    pip(VENV_PYTHON, "install", *_LOCKED, "--requirement", str(lock))
+    replace_text(stamp, digest)
+
+
+def download_wheels(group: str, folder: Path) -> list[Path]:
+    """Downloads the wheels of a lock file, hashes checked, and what they depend on left out."""
+    lock = REQUIREMENTS / f"{group}.txt"
+    pip(VENV_PYTHON, "download", *_LOCKED, "--no-deps", "--requirement", str(lock), "--dest", str(folder))
+    return sorted(folder.glob("*.whl"))
+
+
+def ensure_venv() -> None:
+    """Makes the environment, anew where the Python that it was made with has changed."""
+    stamp, wanted = VENV / ".halny-python", f"{sys.version} {sys.base_prefix}"
+    if stamp.is_file() and stamp.read_text() == wanted and VENV_PYTHON.exists():
+        return
+    if sys.version_info < _OLDEST:
+        raise SetupError(f"Python {sys.version.split()[0]} is too old, {_OLDEST[0]}.{_OLDEST[1]} or later is needed")
+    say(f"making a Python environment in {VENV}")
+    for attempt in (_with_own_pip, _with_pip_from_outside, _with_debian_package):
+        shutil.rmtree(VENV, ignore_errors=True)
+        if attempt():
+            replace_text(stamp, wanted)
+            return
+    raise SetupError("no Python environment could be made; install python3-venv and python3-pip")
+
+
+def _with_own_pip() -> bool:
+    return _quiet(sys.executable, "-m", "venv", str(VENV)) and _quiet(str(VENV_PYTHON), "-m", "pip", "--version")
+
+
+def _with_pip_from_outside() -> bool:
+    """Debian without python3-venv has no bundled pip, but the pip of the system can fill another Python."""
+    if not _quiet(sys.executable, "-m", "venv", "--without-pip", str(VENV)):
+        return False
+    lock = str(REQUIREMENTS / "pip.txt")
+    outside = [sys.executable, "-m", "pip", "--python", str(VENV_PYTHON)]
+    return _quiet(*outside, "install", *_LOCKED, "--requirement", lock)
+
+
+def _with_debian_package() -> bool:
+    apt_install(["python3-venv"])
+    return _with_own_pip()
+
+
+def pip(python: Path, *arguments: str) -> None:
+    """Runs pip: with progress bars on a terminal, silent but for errors elsewhere."""
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *quiet, *arguments]
+    if subprocess.run(command).returncode != 0:
+        raise SetupError(f"pip {arguments[0]} failed; what it said stands above")
+
+
+def _quiet(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
