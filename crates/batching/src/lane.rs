@@ -216,7 +216,9 @@ impl<R: Runner> Shared<R> {
             let extent = batch.extent;
             let began = Tick::now();
             self.run(&mut runner, batch, began);
-            self.state.lock().former.finished(instance, &extent, began.until(Tick::now()));
+            let mut state = self.state.lock();
+            state.former.finished(instance, &extent, began.until(Tick::now()));
+            self.metrics.learned(state.former.time().fixed_seconds(), state.former.time().token_seconds());
         }
     }
 

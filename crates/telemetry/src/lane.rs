@@ -41,6 +41,8 @@ pub(crate) struct LaneFamilies {
     padding_ratio: Histograms,
     batch_seconds: Histograms,
     device_seconds: Family<LaneLabels, Counter<f64, AtomicU64>>,
+    fixed_seconds: Family<LaneLabels, Gauge<f64, AtomicU64>>,
+    token_seconds: Family<LaneLabels, Gauge<f64, AtomicU64>>,
     waiting_items: Family<LaneLabels, Gauge>,
     finished_items: Family<LaneLabels, Counter>,
     failed_items: Family<LaneLabels, Counter>,
@@ -76,6 +78,8 @@ impl LaneFamilies {
             padding_ratio: Family::new_with_constructor(ratio),
             batch_seconds: Family::new_with_constructor(seconds),
             device_seconds: Family::default(),
+            fixed_seconds: Family::default(),
+            token_seconds: Family::default(),
             waiting_items: Family::default(),
             finished_items: Family::default(),
             failed_items: Family::default(),
@@ -93,6 +97,8 @@ impl LaneFamilies {
         registry.register("batch_padding_ratio", "Share of a batch's tokens that were padding", f.padding_ratio);
         registry.register("batch_seconds", "Time the device took for a batch", f.batch_seconds);
         registry.register("device_seconds", "Time the device was taken", f.device_seconds);
+        registry.register("batch_fixed_seconds", "Learned: what a batch costs however narrow it is", f.fixed_seconds);
+        registry.register("batch_token_seconds", "Learned: what each token of a batch costs on top", f.token_seconds);
         registry.register("lane_waiting_items", "Items waiting for a batch now", f.waiting_items);
         registry.register("lane_finished_items", "Items answered", f.finished_items);
         registry.register("lane_failed_items", "Items the model failed on", f.failed_items);
@@ -114,6 +120,8 @@ impl LaneFamilies {
             padding_ratio: self.padding_ratio.get_or_create(labels).clone(),
             batch_seconds: self.batch_seconds.get_or_create(labels).clone(),
             device_seconds: self.device_seconds.get_or_create(labels).clone(),
+            fixed_seconds: self.fixed_seconds.get_or_create(labels).clone(),
+            token_seconds: self.token_seconds.get_or_create(labels).clone(),
             waiting_items: self.waiting_items.get_or_create(labels).clone(),
             finished_items: self.finished_items.get_or_create(labels).clone(),
             failed_items: self.failed_items.get_or_create(labels).clone(),
@@ -132,6 +140,8 @@ impl LaneFamilies {
             family.remove(labels);
         }
         self.device_seconds.remove(labels);
+        self.fixed_seconds.remove(labels);
+        self.token_seconds.remove(labels);
         self.waiting_items.remove(labels);
         for reason in REASONS {
             self.refusals.remove(&refusal(labels, reason));
@@ -161,6 +171,8 @@ pub struct LaneMetrics {
     padding_ratio: Histogram,
     batch_seconds: Histogram,
     device_seconds: Counter<f64, AtomicU64>,
+    fixed_seconds: Gauge<f64, AtomicU64>,
+    token_seconds: Gauge<f64, AtomicU64>,
     waiting_items: Gauge,
     finished_items: Counter,
     failed_items: Counter,
@@ -177,6 +189,12 @@ impl LaneMetrics {
         self.padding_ratio.observe(if tokens == 0 { 0.0 } else { padding as f64 / tokens as f64 });
         self.batch_seconds.observe(device_time.as_secs_f64());
         self.device_seconds.inc_by(device_time.as_secs_f64());
+    }
+
+    /// What was learned of batch time: seconds a batch, and seconds a token on top.
+    pub fn learned(&self, fixed_seconds: f64, token_seconds: f64) {
+        self.fixed_seconds.set(fixed_seconds);
+        self.token_seconds.set(token_seconds);
     }
 
     /// An item left the queue for a batch after waiting so long.
