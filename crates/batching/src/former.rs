@@ -34,8 +34,18 @@ pub struct Former<I> {
     /// Mean work of an item, and mean share of a batch's tokens that is work.
     mean_work: f64,
     mean_density: f64,
+    /// What waits have lately been, to what was predicted for them.
+    lag: f64,
+    /// Batches are not made narrower than this for the sake of one deadline.
+    narrowest: usize,
     is_gone: fn(&I) -> bool,
 }
+
+/// So many full batches' work waiting is a backlog.
+const BACKLOG_BATCHES: usize = 2;
+
+/// Shorter predictions say nothing about how good predictions are: one batch more or less decides.
+const LAG_LEARNED_FROM_SECONDS: f64 = 0.05;
 
 /// A batch, ready to run.
 #[derive(Debug)]
@@ -85,6 +95,8 @@ impl<I> Former<I> {
             busy_until: vec![None; instances.max(1)],
             mean_work: 1.0,
             mean_density: 1.0,
+            lag: 1.0,
+            narrowest: 0,
             is_gone,
         }
     }
@@ -118,7 +130,8 @@ impl<I> Former<I> {
         self.last_arrival = now;
         for (item, load) in items {
             self.mean_work += 0.02 * (load.work() as f64 - self.mean_work);
-            self.queue.push(Entry { item, load, claim: claim.clone(), arrived: now, passed_over: 0 });
+            let expected = now + self.start_in(now, self.queue.work_ahead(claim));
+            self.queue.push(Entry { item, load, claim: claim.clone(), arrived: now, expected, passed_over: 0 });
         }
         Ok(())
     }
@@ -156,10 +169,28 @@ impl<I> Former<I> {
 
     /// When the last of this work would be answered if it were accepted now.
     fn predicted(&self, now: Tick, claim: &Claim, work: usize, largest: usize) -> Duration {
-        let free_in = self.busy_until.iter().map(|busy| busy.map_or(Duration::ZERO, |end| now.until(end))).min();
         let ahead = self.queue.work_ahead(claim) + work.saturating_sub(largest) as f64;
         let own = self.time.careful_seconds(self.full_batch_tokens(ahead + largest as f64).max(largest));
-        free_in.unwrap_or_default() + self.drain_time(ahead) + Duration::from_secs_f64(own)
+        self.start_in(now, ahead) + Duration::from_secs_f64(own)
+    }
+
+    /// When a batch with `ahead` work before it would start: by the model, times what waits have
+    /// lately been to what the model had said.
+    fn start_in(&self, now: Tick, ahead: f64) -> Duration {
+        let free_in = self.busy_until.iter().map(|busy| busy.map_or(Duration::ZERO, |end| now.until(end))).min();
+        (free_in.unwrap_or_default() + self.drain_time(ahead)).mul_f64(self.lag)
+    }
+
+    /// Learns from an item that starts now how far predictions fall short (what they are too long
+    /// by is left as a margin). The model of batch time
+    /// cannot know what else holds batches up: other work on the machine, the network's share of
+    /// the processors, packing's detours.
+    fn learn_lag(&mut self, now: Tick, arrived: Tick, expected: Tick) {
+        let (was, predicted) = (now.since(arrived).as_secs_f64(), expected.since(arrived).as_secs_f64());
+        if predicted > LAG_LEARNED_FROM_SECONDS {
+            let off = (was / predicted).clamp(0.25, 4.0);
+            self.lag = (self.lag * (1.0 + 0.01 * (off - 1.0))).clamp(1.0, 4.0);
+        }
     }
 
     fn too_late(&self, now: Tick, claim: &Claim, work: usize, largest: usize) -> Option<Refusal> {
@@ -228,6 +259,7 @@ impl<I> Former<I> {
     /// The item that is due first, and those that may run with it, in order.
     fn candidates(&mut self, now: Tick, dropped: &mut Dropped<I>) -> Option<(Due, Vec<Due>)> {
         loop {
+            self.narrowest = self.narrowest();
             let horizon = self.limits.max_batch_items.saturating_mul(HORIZON_BATCHES);
             let seen: Vec<Due> =
                 self.queue.in_order().take(horizon).map(|(place, entry)| self.due(now, place, entry)).collect();
@@ -248,12 +280,20 @@ impl<I> Former<I> {
         }
     }
 
+    /// With a backlog, an item so near its deadline that only a narrow batch could meet it is let
+    /// go: the narrow batch would take the device from those behind it, bring them near their
+    /// deadlines in turn, and so on until every batch is narrow.
+    fn narrowest(&self) -> usize {
+        let full = self.full_batch_tokens(f64::INFINITY);
+        if self.queue.work() >= BACKLOG_BATCHES * full { full / 2 } else { 0 }
+    }
+
     fn due(&self, now: Tick, place: Place, entry: &Entry<I>) -> Due {
         let left = now.until(entry.claim.deadline).as_secs_f64();
         let tokens_max = self.tokens_within(left);
         let fate = if (self.is_gone)(&entry.item) {
             Fate::Gone
-        } else if entry.load.work() > tokens_max {
+        } else if tokens_max < entry.load.work().max(self.narrowest) {
             Fate::Late
         } else {
             Fate::Runs
@@ -347,6 +387,7 @@ impl<I> Former<I> {
             passed.into_iter().for_each(|place| self.queue.pass_over(place));
         }
         let entries: Vec<Entry<I>> = places.iter().filter_map(|place| self.queue.take(*place)).collect();
+        entries.iter().for_each(|entry| self.learn_lag(now, entry.arrived, entry.expected));
         let expected = Duration::from_secs_f64(self.time.seconds(extent.tokens()));
         if let Some(busy) = self.busy_until.get_mut(instance) {
             *busy = Some(now + expected);

@@ -29,6 +29,8 @@ pub struct Entry<I> {
     pub claim: Claim,
     /// When it was accepted.
     pub arrived: Tick,
+    /// When its batch was expected to start, as of then.
+    pub expected: Tick,
     /// Batches that went ahead of it out of turn.
     pub passed_over: u32,
 }
@@ -47,6 +49,7 @@ pub struct Queue<I> {
     classes: [Class<I>; 3],
     items: usize,
     bytes: usize,
+    work: usize,
     next_number: u64,
 }
 
@@ -67,7 +70,7 @@ struct Share {
 impl<I> Default for Queue<I> {
     fn default() -> Queue<I> {
         let class = || Class { due: BTreeMap::new(), virtual_time: 0, tenants: HashMap::new() };
-        Queue { classes: [class(), class(), class()], items: 0, bytes: 0, next_number: 0 }
+        Queue { classes: [class(), class(), class()], items: 0, bytes: 0, work: 0, next_number: 0 }
     }
 }
 
@@ -102,6 +105,12 @@ impl<I> Queue<I> {
         self.bytes
     }
 
+    /// Useful work they bring.
+    #[must_use]
+    pub fn work(&self) -> usize {
+        self.work
+    }
+
     /// Puts an item in its place.
     pub fn push(&mut self, entry: Entry<I>) {
         let Some(class) = self.classes.get_mut(class_of(entry.claim.priority)) else { return };
@@ -114,6 +123,7 @@ impl<I> Queue<I> {
         share.weight = weight;
         self.items += 1;
         self.bytes += entry.load.bytes;
+        self.work += entry.load.work();
         class.due.insert((start, self.next_number), entry);
         self.next_number += 1;
     }
@@ -145,6 +155,7 @@ impl<I> Queue<I> {
         let entry = class.due.remove(&(place.start, place.number))?;
         self.items -= 1;
         self.bytes -= entry.load.bytes;
+        self.work -= entry.load.work();
         if let Some(share) = class.tenants.get_mut(&entry.claim.tenant) {
             share.waiting_work -= entry.load.work() as u128;
         }

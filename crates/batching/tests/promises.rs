@@ -79,11 +79,14 @@ struct History {
 /// An item: its index, and whether its client has left.
 type SimItem = (usize, bool);
 
+/// A batch on the device: when it ends, its items with the batches that went ahead of each, its size.
+type OnDevice = (Tick, Vec<(usize, u32)>, Extent);
+
 struct Simulation {
     former: Former<SimItem>,
     limits: LaneLimits,
     device: Device,
-    running: Vec<Option<(Tick, Vec<(usize, u32)>, Extent)>>,
+    running: Vec<Option<OnDevice>>,
     ask_at: Vec<Tick>,
     free_since: Vec<Tick>,
     history: History,

@@ -1,7 +1,7 @@
 //! The door: counts requests in and out, names them, and refuses what is over the limit.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -10,8 +10,8 @@ use halny_telemetry::GatewayMetrics;
 use halny_types::{Fault, RequestId, Tick};
 use http::{HeaderValue, Method, header};
 
-use crate::ApiError;
 use crate::error::Shape;
+use crate::{ApiError, LiveLimits};
 
 /// The header that names a request; taken from the client where it is harmless, made otherwise.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -23,7 +23,7 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 #[derive(Clone)]
 pub struct Door {
     in_flight: Arc<AtomicUsize>,
-    limit: usize,
+    limits: LiveLimits,
     metrics: GatewayMetrics,
 }
 
@@ -32,17 +32,17 @@ pub struct Door {
 pub struct Arrived(pub Tick);
 
 impl Door {
-    /// A door that lets `limit` requests in at once.
+    /// A door that lets as many requests in at once as the limits say.
     #[must_use]
-    pub fn new(limit: usize, metrics: GatewayMetrics) -> Door {
-        Door { in_flight: Arc::default(), limit, metrics }
+    pub fn new(limits: LiveLimits, metrics: GatewayMetrics) -> Door {
+        Door { in_flight: Arc::default(), limits, metrics }
     }
 
     fn enter(&self) -> Option<Inside> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.metrics.in_flight().inc();
         let inside = Inside(self.clone());
-        (before < self.limit).then_some(inside)
+        (before < self.limits.now().max_concurrent_requests).then_some(inside)
     }
 }
 
@@ -66,7 +66,10 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, mut requ
     let id = request_id(&request);
     request.extensions_mut().insert(Arrived(arrived));
     let mut response = if inside.is_none() && !exempt {
-        let text = format!("{} requests are being worked on, no more are taken; try again shortly", door.limit);
+        let text = format!(
+            "{} requests are being worked on, no more are taken; try again shortly",
+            door.limits.now().max_concurrent_requests
+        );
         ApiError::new(Fault::Overload, text).respond(shape)
     } else {
         next.run(request).await
@@ -81,7 +84,8 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, mut requ
 fn request_id(request: &Request) -> HeaderValue {
     let given = request.headers().get(REQUEST_ID_HEADER);
     let harmless = |id: &&HeaderValue| {
-        id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
+        id.len() <= REQUEST_ID_BYTES_MAX
+            && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(b))
     };
     given.filter(harmless).cloned().unwrap_or_else(|| {
         HeaderValue::from_str(&RequestId::fresh().to_string()).unwrap_or(header::HeaderValue::from_static("unnamed"))

@@ -21,22 +21,29 @@ const TRUSTED_BYTES_MAX: usize = 64 * 1024;
 /// # Errors
 /// When it is larger than the limit (413), compressed (415), too slow (408), or broken off.
 pub async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
-    let limit = shared.limits.max_body_bytes;
+    let (limit, patience) = {
+        let limits = shared.limits.now();
+        (limits.max_body_bytes, limits.body_timeout)
+    };
     let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
     if encoded {
-        return Err(ApiError::invalid("compressed bodies are not accepted; send the body as it is, without Content-Encoding")
-            .with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
+        return Err(ApiError::invalid(
+            "compressed bodies are not accepted; send the body as it is, without Content-Encoding",
+        )
+        .with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large(limit));
     }
     let capacity = announced.unwrap_or(0).min(TRUSTED_BYTES_MAX);
-    let reading = tokio::time::timeout(shared.limits.body_timeout, collect(body, limit, capacity));
+    let reading = tokio::time::timeout(patience, collect(body, limit, capacity));
     reading.await.unwrap_or_else(|_| {
-        let limit_ms = shared.limits.body_timeout.as_millis();
-        Err(ApiError::invalid(format!("the body did not arrive within {limit_ms} ms; send it faster or in smaller requests"))
-            .with_status(StatusCode::REQUEST_TIMEOUT))
+        let limit_ms = patience.as_millis();
+        Err(ApiError::invalid(format!(
+            "the body did not arrive within {limit_ms} ms; send it faster or in smaller requests"
+        ))
+        .with_status(StatusCode::REQUEST_TIMEOUT))
     })
 }
 

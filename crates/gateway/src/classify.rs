@@ -8,8 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use halny_tasks::{Answer, Item, Task};
-use halny_types::project::TaskKind;
 use halny_types::Fault;
+use halny_types::project::TaskKind;
 use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -61,7 +61,8 @@ async fn answer(
     let bytes = body::read(shared, headers, body).await?;
     let (name, inputs) = if kind.starts_with("image/") || kind.starts_with("application/octet-stream") {
         let name = query.model.ok_or_else(|| {
-            ApiError::invalid("an image as the body needs the model in the query: POST /halny/v1/classify?model=NAME").with_param("model")
+            ApiError::invalid("an image as the body needs the model in the query: POST /halny/v1/classify?model=NAME")
+                .with_param("model")
         })?;
         (name, Raw::Bytes(bytes))
     } else {
@@ -99,12 +100,16 @@ async fn items(shared: &Shared, task: &std::sync::Arc<Task>, inputs: Raw) -> Res
     match inputs {
         Raw::Bytes(_) if !images => Err(ApiError::invalid("this model classifies texts; send JSON with `input`")),
         Raw::Bytes(bytes) => {
-            prepare::items(shared, task, vec![bytes], |_| usize::MAX, |task, bytes: Bytes| task.decode_image(&bytes)).await
+            prepare::items(shared, task, vec![bytes], |_| usize::MAX, |task, bytes: Bytes| task.decode_image(&bytes))
+                .await
         }
-        Raw::Texts(texts) if texts.is_empty() => Err(ApiError::invalid("`input` is empty; give at least one").with_param("input")),
-        Raw::Texts(texts) if texts.len() > shared.limits.max_inputs_per_request => {
-            let most = shared.limits.max_inputs_per_request;
-            let text = format!("`input` has {} elements, one request may have {most}; send several requests", texts.len());
+        Raw::Texts(texts) if texts.is_empty() => {
+            Err(ApiError::invalid("`input` is empty; give at least one").with_param("input"))
+        }
+        Raw::Texts(texts) if texts.len() > shared.limits.now().max_inputs_per_request => {
+            let most = shared.limits.now().max_inputs_per_request;
+            let text =
+                format!("`input` has {} elements, one request may have {most}; send several requests", texts.len());
             Err(ApiError::invalid(text).with_param("input"))
         }
         Raw::Texts(texts) if images => {
@@ -124,9 +129,10 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
         return Err(refused("images are not fetched from addresses; send the image itself, in base64"));
     }
     let payload = match text.strip_prefix("data:") {
-        Some(rest) => rest.split_once(";base64,").map(|(_, payload)| payload).ok_or_else(|| {
-            refused("a data address holds an image as `data:image/png;base64,...`")
-        })?,
+        Some(rest) => rest
+            .split_once(";base64,")
+            .map(|(_, payload)| payload)
+            .ok_or_else(|| refused("a data address holds an image as `data:image/png;base64,...`"))?,
         None => text,
     };
     STANDARD.decode(payload).map_err(|_| refused("an image in JSON is base64; this input is not"))
@@ -135,6 +141,7 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
 fn result(labels: &[String], scores: &[f32]) -> Value {
     let name = |index: usize| labels.get(index).cloned().unwrap_or_else(|| format!("label_{index}"));
     let best = scores.iter().enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(index, _)| name(index));
-    let by_label: Map<String, Value> = scores.iter().enumerate().map(|(index, score)| (name(index), json!(score))).collect();
+    let by_label: Map<String, Value> =
+        scores.iter().enumerate().map(|(index, score)| (name(index), json!(score))).collect();
     json!({ "label": best, "scores": by_label })
 }

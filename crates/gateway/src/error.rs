@@ -134,7 +134,13 @@ impl ApiError {
             Fault::Unsupported => tonic::Code::Unimplemented,
             Fault::Ours => tonic::Code::Internal,
         };
-        tonic::Status::new(code, self.message.clone())
+        let mut status = tonic::Status::new(code, self.message.clone());
+        if let Some(after) = self.retry_after {
+            status
+                .metadata_mut()
+                .insert("retry-after-ms", u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1).into());
+        }
+        status
     }
 }
 

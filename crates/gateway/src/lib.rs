@@ -32,4 +32,4 @@ pub mod state;
 pub use error::ApiError;
 pub use routes::{admin_router, data_router};
 pub use server::{Listener, ServeError, serve};
-pub use state::{Limits, Shared};
+pub use state::{Limits, LiveLimits, Shared};

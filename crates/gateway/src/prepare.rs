@@ -43,7 +43,13 @@ pub fn expect_task(model: &LoadedModel, wanted: &[TaskKind]) -> Result<(), ApiEr
 ///
 /// # Errors
 /// What `make` says of the first value that it refuses, with that value's place.
-pub async fn items<V, F>(shared: &Shared, task: &Arc<Task>, values: Vec<V>, bytes: fn(&V) -> usize, make: F) -> Result<Vec<Item>, ApiError>
+pub async fn items<V, F>(
+    shared: &Shared,
+    task: &Arc<Task>,
+    values: Vec<V>,
+    bytes: fn(&V) -> usize,
+    make: F,
+) -> Result<Vec<Item>, ApiError>
 where
     V: Send + 'static,
     F: Fn(&Task, V) -> Result<Item, TaskError> + Clone + Send + 'static,

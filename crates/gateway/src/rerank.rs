@@ -55,7 +55,7 @@ async fn answer(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Bo
     let request: Request = body::json(shared, headers, body).await?;
     let model = shared.model(&request.model)?;
     prepare::expect_task(&model, &[TaskKind::Rerank])?;
-    check(&request, shared.limits.max_inputs_per_request)?;
+    check(&request, shared.limits.now().max_inputs_per_request)?;
     let context = shared.context(headers, arrived.0, &model)?;
     model.admit(&context)?;
     let documents: Vec<String> = request.documents.into_iter().map(Document::text).collect();

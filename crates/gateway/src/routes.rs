@@ -12,7 +12,7 @@ use crate::admission::{Door, admit, shape_of};
 use crate::{ApiError, Shared, classify, health, oip, openai, playground, rerank};
 
 /// The patterns that metrics know routes by.
-pub(crate) const LABELS: [&str; 30] = [
+pub(crate) const LABELS: [&str; 33] = [
     "/",
     "/health",
     "/metrics",
@@ -33,6 +33,8 @@ pub(crate) const LABELS: [&str; 30] = [
     "/v2/models/{model}/versions/{version}",
     "/v2/models/{model}/versions/{version}/ready",
     "/v2/models/{model}/versions/{version}/infer",
+    "/v2/models/{model}/config",
+    "/v2/models/{model}/versions/{version}/config",
     "/v2/repository/index",
     "/v2/repository/models/{model}/load",
     "/v2/repository/models/{model}/unload",
@@ -43,6 +45,7 @@ pub(crate) const LABELS: [&str; 30] = [
     "/inference.GRPCInferenceService/ServerMetadata",
     "/inference.GRPCInferenceService/ModelMetadata",
     "/inference.GRPCInferenceService/ModelInfer",
+    "/inference.GRPCInferenceService/ModelConfig",
 ];
 
 /// What clients reach.
@@ -57,7 +60,7 @@ pub fn data_router(shared: &Shared) -> Router {
         .route("/v2/rerank", post(rerank::rerank))
         .route("/rerank", post(rerank::rerank))
         .route("/halny/v1/classify", post(classify::classify));
-    if shared.limits.metrics_on_data_port {
+    if shared.limits.now().metrics_on_data_port {
         router = router.route("/metrics", get(health::metrics));
     }
     let router = router.merge(oip::http_routes()).with_state(shared.clone()).merge(oip::grpc_routes(shared));
@@ -76,7 +79,7 @@ pub fn admin_router(shared: &Shared) -> Router {
 }
 
 fn behind_door(router: Router, shared: &Shared) -> Router {
-    let door = Door::new(shared.limits.max_concurrent_requests, shared.metrics.gateway().clone());
+    let door = Door::new(shared.limits.clone(), shared.metrics.gateway().clone());
     router
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
@@ -86,7 +89,8 @@ fn behind_door(router: Router, shared: &Shared) -> Router {
 }
 
 async fn nothing_here(uri: Uri) -> Response {
-    ApiError::new(Fault::Missing, "there is nothing at this path; GET /v1/models lists the models").respond(shape_of(uri.path()))
+    ApiError::new(Fault::Missing, "there is nothing at this path; GET /v1/models lists the models")
+        .respond(shape_of(uri.path()))
 }
 
 async fn wrong_method(uri: Uri) -> Response {

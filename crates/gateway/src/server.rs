@@ -11,9 +11,9 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
+use futures::FutureExt;
 use halny_telemetry::GatewayMetrics;
 use halny_types::Fault;
-use futures::FutureExt;
 use http::{HeaderValue, header};
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection::{Rewound, Version, recognise};
 use crate::error::Shape;
-use crate::{ApiError, Limits};
+use crate::{ApiError, LiveLimits};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
@@ -141,14 +141,14 @@ const LINGER: Duration = Duration::from_millis(500);
 pub async fn serve(
     listener: Listener,
     router: Router,
-    limits: Arc<Limits>,
+    limits: LiveLimits,
     metrics: GatewayMetrics,
     stop: impl Future<Output = ()>,
 ) {
     let stopping = Arc::new(AtomicBool::new(false));
     let router = router.layer(from_fn_with_state(Arc::clone(&stopping), close_when_stopping));
     let port = Port { router, limits, metrics, stopping, graceful: GracefulShutdown::new(), tasks: TaskTracker::new() };
-    let room = Arc::new(Semaphore::new(port.limits.max_connections));
+    let room = Arc::new(Semaphore::new(port.limits.now().max_connections));
     tokio::pin!(stop);
     loop {
         // A connection over the limit waits in the operating system's queue.
@@ -189,7 +189,7 @@ async fn close_when_stopping(State(stopping): State<Arc<AtomicBool>>, request: R
 
 struct Port {
     router: Router,
-    limits: Arc<Limits>,
+    limits: LiveLimits,
     metrics: GatewayMetrics,
     stopping: Arc<AtomicBool>,
     graceful: GracefulShutdown,
@@ -208,7 +208,7 @@ impl Port {
     /// The life of one connection.
     fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
         let watcher = self.graceful.watcher();
-        let patience = self.limits.header_timeout;
+        let patience = self.limits.now().header_timeout;
         let service = TowerToHyperService::new(self.router.clone());
         let open = Open::count(&self.metrics);
         async move {
@@ -226,7 +226,7 @@ impl Port {
     }
 
     async fn drain(self) {
-        let patience = self.limits.drain_timeout;
+        let patience = self.limits.now().drain_timeout;
         self.tasks.close();
         let finished = async {
             let _ = tokio::time::timeout(LINGER, self.tasks.wait()).await;
@@ -292,14 +292,18 @@ pub(crate) async fn loopback_names_only(request: Request, next: Next) -> Respons
         !origin.split_once("://").is_some_and(|(_, rest)| is_loopback_name(rest))
     });
     if host.is_none_or(|host| !is_loopback_name(host)) || foreign_origin {
-        let refused = ApiError::new(Fault::Caller, "this port answers to localhost only, and to no page of another origin");
+        let refused =
+            ApiError::new(Fault::Caller, "this port answers to localhost only, and to no page of another origin");
         return refused.with_status(http::StatusCode::FORBIDDEN).respond(Shape::Oip);
     }
     next.run(request).await
 }
 
 fn is_loopback_name(host: &str) -> bool {
-    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
+    let name = host
+        .rsplit_once(':')
+        .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+        .map_or(host, |(name, _)| name);
     let name = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
@@ -313,7 +317,15 @@ mod tests {
         for name in ["localhost", "LOCALHOST:80", "127.0.0.1", "127.0.0.1:8081", "[::1]:8081", "[::1]", "127.8.9.1:1"] {
             assert!(is_loopback_name(name), "{name}");
         }
-        for name in ["", "example.com", "localhost.example.com:80", "10.0.0.1:8081", "[fe80::1]:80", "0.0.0.0", "127.0.0.1.example.com"] {
+        for name in [
+            "",
+            "example.com",
+            "localhost.example.com:80",
+            "10.0.0.1:8081",
+            "[fe80::1]:80",
+            "0.0.0.0",
+            "127.0.0.1.example.com",
+        ] {
             assert!(!is_loopback_name(name), "{name}");
         }
     }

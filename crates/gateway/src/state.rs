@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use http::HeaderMap;
 use tokio::sync::Notify;
 
@@ -50,6 +51,30 @@ impl From<&Server> for Limits {
     }
 }
 
+/// Limits that may change while the server runs. Cloning shares them.
+#[derive(Clone, Debug)]
+pub struct LiveLimits(Arc<ArcSwap<Limits>>);
+
+impl LiveLimits {
+    /// These limits, until others are set.
+    #[must_use]
+    pub fn new(limits: Limits) -> LiveLimits {
+        LiveLimits(Arc::new(ArcSwap::from_pointee(limits)))
+    }
+
+    /// The limits as of now.
+    #[must_use]
+    pub fn now(&self) -> Guard<Arc<Limits>> {
+        self.0.load()
+    }
+
+    /// From now on these hold. `max_connections` and `metrics_on_data_port` are read once, when a
+    /// port opens.
+    pub fn set(&self, limits: Limits) {
+        self.0.store(Arc::new(limits));
+    }
+}
+
 /// What every handler can reach. Cloning shares it.
 #[derive(Clone)]
 pub struct Shared {
@@ -59,8 +84,8 @@ pub struct Shared {
     pub pool: CpuPool,
     /// What is counted.
     pub metrics: Metrics,
-    /// The limits of this server.
-    pub limits: Arc<Limits>,
+    /// The limits of this server, as of now.
+    pub limits: LiveLimits,
     /// Told when the operator asks for the project file to be read again.
     pub reload: Arc<Notify>,
 }

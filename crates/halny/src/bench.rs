@@ -155,17 +155,17 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let options = options(args)?;
     let stop = Stop::default();
     let stopper = stop.clone();
-    let interrupt = tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stopper.stop();
-        }
-    });
-    let load = move || {
+    let mut load = tokio::task::spawn_blocking(move || {
         let mut bar = halny_load::terminal_bar(&options);
         halny_load::run(&options, &stop, &mut bar)
+    });
+    let report = tokio::select! {
+        report = &mut load => report,
+        _ = tokio::signal::ctrl_c() => {
+            stopper.stop();
+            load.await
+        }
     };
-    let report = tokio::task::spawn_blocking(load).await;
-    interrupt.abort();
     let report = report.context("the load generator's thread ended without a result")??;
     if let Some(path) = plot {
         std::fs::write(&path, halny_load::svg(&report))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -31,6 +32,8 @@ struct Inner {
     retiring: Mutex<Vec<Arc<LoadedModel>>>,
     /// Loads happen one after the other: two at once would fight for memory and cores.
     loading: tokio::sync::Mutex<()>,
+    /// Whether a project has been applied: before, nothing is known, and so nothing is ready.
+    applied: AtomicBool,
 }
 
 /// What applying a project changed.
@@ -54,6 +57,7 @@ impl Residency {
             ready: ArcSwap::default(),
             retiring: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
+            applied: AtomicBool::new(false),
         };
         Residency { inner: Arc::new(inner) }
     }
@@ -62,17 +66,10 @@ impl Residency {
     /// entry or its files), unloads what is gone. What has not changed is not touched.
     pub async fn apply(&self, project: &Project) -> Applied {
         let mut applied = Applied { removed: self.remove_all_but(project), ..Applied::default() };
+        self.announce(project);
         for config in &project.models {
-            let wanted = {
-                let mut slots = self.inner.slots.lock();
-                let slot = slots.entry(config.name.clone()).or_insert_with(|| Slot {
-                    config: config.clone(),
-                    state: ModelState::Unloaded,
-                    loaded: None,
-                });
-                config.preload || slot.loaded.is_some()
-            };
-            if !wanted {
+            let loaded = self.inner.slots.lock().get(&config.name).is_some_and(|slot| slot.loaded.is_some());
+            if !config.preload && !loaded {
                 self.set(config, |slot| slot.config = config.clone());
                 continue;
             }
@@ -144,10 +141,11 @@ impl Residency {
         self.inner.slots.lock().iter().map(status).collect()
     }
 
-    /// Whether every model that the project preloads answers.
+    /// Whether a project was applied and every model that it preloads answers.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.inner.slots.lock().values().all(|slot| !slot.config.preload || slot.loaded.is_some())
+        self.inner.applied.load(Ordering::Acquire)
+            && self.inner.slots.lock().values().all(|slot| !slot.config.preload || slot.loaded.is_some())
     }
 
     /// Stops giving anything out and returns when all that was accepted is answered.
@@ -169,7 +167,10 @@ impl Residency {
         let _one_at_a_time = self.inner.loading.lock().await;
         let before = self.inner.slots.lock().get(&config.name).map(|slot| slot.state.clone());
         self.set(config, |slot| slot.state = ModelState::Loading);
+        let mut broken_off =
+            BrokenOff { residency: self, config, before: Some(before.clone().unwrap_or(ModelState::Unloaded)) };
         let outcome = self.load_if_changed(config).await;
+        broken_off.before = None;
         self.inner.loader.metrics.models().load_ended(config.name.as_str(), outcome.is_ok());
         match outcome {
             Ok(None) => {
@@ -219,6 +220,21 @@ impl Residency {
         loading.await.map_err(|error| LoadCause::Start(error.to_string()))?.map(Some)
     }
 
+    /// Makes every model of the project known before the first is loaded, so that none is called
+    /// unknown, and the server not ready, only because its turn has not come.
+    fn announce(&self, project: &Project) {
+        let mut slots = self.inner.slots.lock();
+        for config in &project.models {
+            slots.entry(config.name.clone()).or_insert_with(|| Slot {
+                config: config.clone(),
+                state: if config.preload { ModelState::Loading } else { ModelState::Unloaded },
+                loaded: None,
+            });
+        }
+        drop(slots);
+        self.inner.applied.store(true, Ordering::Release);
+    }
+
     fn remove_all_but(&self, project: &Project) -> Vec<ModelName> {
         let mut slots = self.inner.slots.lock();
         let stays = |name: &ModelName| project.models.iter().any(|model| model.name == *name);
@@ -262,6 +278,21 @@ impl Residency {
                 profile.lane.close();
                 profile.lane.drained().await;
             }
+        }
+    }
+}
+
+/// Puts a slot's state back when a load is broken off, as when the operator who asked for it leaves.
+struct BrokenOff<'a> {
+    residency: &'a Residency,
+    config: &'a Model,
+    before: Option<ModelState>,
+}
+
+impl Drop for BrokenOff<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.residency.set(self.config, |slot| slot.state = before);
         }
     }
 }

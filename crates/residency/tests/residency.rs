@@ -39,7 +39,9 @@ fn write_model(folder: &Path, name: &str) {
 /// A project of `tensor` models, each with these lines in its one profile.
 fn project(models: &[(&str, &str)]) -> Project {
     let entry = |(name, profile): &(&str, &str)| {
-        format!("[[models]]\nname = \"{name}\"\nsource = \"{name}\"\ntask = \"tensor\"\n[[models.profiles]]\ninstances = 1\n{profile}\n")
+        format!(
+            "[[models]]\nname = \"{name}\"\nsource = \"{name}\"\ntask = \"tensor\"\n[[models.profiles]]\ninstances = 1\n{profile}\n"
+        )
     };
     let text: String = models.iter().map(entry).collect();
     check(&text).unwrap_or_else(|problems| panic!("{problems:?}")).project
@@ -63,12 +65,15 @@ fn item(task: &halny_tasks::Task, value: f32) -> Item {
 #[tokio::test]
 async fn a_project_is_served_and_metrics_name_its_version() {
     let rig = rig(FakeEngine::doubling());
+    assert!(!rig.residency.is_ready(), "before a project is applied nothing is ready");
     let applied = rig.residency.apply(&project(&[("a", ""), ("b", "")])).await;
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
     assert!(rig.residency.is_ready());
     assert_eq!(double(&rig.residency, "b", 21.0).await.unwrap(), 42.0);
     let version = rig.residency.get("a").unwrap().version;
-    assert!(rig.metrics.render().contains(&format!("halny_loaded_models{{model=\"a\",version=\"{}\"", version.short())));
+    assert!(
+        rig.metrics.render().contains(&format!("halny_loaded_models{{model=\"a\",version=\"{}\"", version.short()))
+    );
 }
 
 #[tokio::test]

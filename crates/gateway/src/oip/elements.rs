@@ -49,7 +49,8 @@ pub(super) fn read_strings(text: &str, shape: &[usize]) -> Result<Vec<Bytes>, St
 fn count_of(shape: &[usize], text: &str) -> Result<usize, String> {
     let count = shape.iter().try_fold(1usize, |product, length| product.checked_mul(*length));
     count.filter(|count| *count <= text.len().div_ceil(2)).ok_or_else(|| {
-        let count = count.map_or_else(|| "more elements than memory has addresses".to_owned(), |count| format!("{count} elements"));
+        let count = count
+            .map_or_else(|| "more elements than memory has addresses".to_owned(), |count| format!("{count} elements"));
         format!("`data` has fewer elements than the shape {shape:?}, which has {count}")
     })
 }
@@ -71,7 +72,11 @@ struct Level {
 
 /// Calls `leaf` with every element in order, and checks that each array holds what its place in
 /// the shape wants. `text` is JSON already: separators are not looked at.
-fn walk<'a>(text: &'a str, shape: &[usize], mut leaf: impl FnMut(usize, &'a str) -> Result<(), String>) -> Result<(), String> {
+fn walk<'a>(
+    text: &'a str,
+    shape: &[usize],
+    mut leaf: impl FnMut(usize, &'a str) -> Result<(), String>,
+) -> Result<(), String> {
     let spans = spans(shape);
     let whole = spans.first().copied().unwrap_or(1);
     let mut open: Vec<Level> = Vec::with_capacity(shape.len().max(1));
@@ -315,7 +320,7 @@ mod tests {
     fn arrays_that_differ_from_the_shape_are_refused() {
         let refused = |text: &str, shape: &[usize]| read_numbers(text, ElementType::F32, shape).unwrap_err();
         assert!(refused("[1,2,3]", &[2]).contains("more elements"));
-        assert!(refused("[1]", &[2]).contains("fewer elements"));
+        assert!(refused("[1]", &[3]).contains("fewer elements"));
         assert!(refused("[1,   2]", &[3]).contains("takes 3"));
         assert!(refused("[[1,2,3],[4]]", &[2, 2]).contains("takes 2"));
         assert!(refused("[[1],[2],[3],[4]]", &[2, 2]).contains("takes 2"));

@@ -50,7 +50,9 @@ pub(super) fn json_length(headers: &HeaderMap) -> Result<Option<usize>, ApiError
     let Some(value) = headers.get(HEADER_LENGTH) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.parse::<usize>().ok());
     length.map(Some).ok_or_else(|| {
-        ApiError::invalid(format!("the header {HEADER_LENGTH} takes the number of bytes of the JSON before the binary data"))
+        ApiError::invalid(format!(
+            "the header {HEADER_LENGTH} takes the number of bytes of the JSON before the binary data"
+        ))
     })
 }
 
@@ -78,7 +80,10 @@ pub(super) fn read(model: String, version: String, body: &Bytes, json_length: Op
         inputs.push(given(input, body, &mut rest, json_length.is_some())?);
     }
     if !rest.is_empty() {
-        let text = format!("{} bytes of binary data belong to no input; each input's `binary_data_size` says its own", rest.len());
+        let text = format!(
+            "{} bytes of binary data belong to no input; each input's `binary_data_size` says its own",
+            rest.len()
+        );
         return Err(ApiError::invalid(text));
     }
     let wanted = |output: Output| {
@@ -101,7 +106,8 @@ fn given(input: Input<'_>, body: &Bytes, rest: &mut Range<usize>, has_binary: bo
         (None, None) => return Err(given.refused("it has neither `data` nor `binary_data_size`")),
         (Some(data), None) => Content::Json(body.slice_ref(data.get().as_bytes())),
         (None, Some(_)) if !has_binary => {
-            return Err(given.refused(format!("binary data needs the header {HEADER_LENGTH}, the length of the JSON before it")));
+            return Err(given
+                .refused(format!("binary data needs the header {HEADER_LENGTH}, the length of the JSON before it")));
         }
         (None, Some(size)) => {
             let size = usize::try_from(size).unwrap_or(usize::MAX);
@@ -160,7 +166,8 @@ mod tests {
 
     #[test]
     fn data_is_left_as_it_was_sent() {
-        let ask = read_all(r#"{"inputs":[{"data":[1, 2.50],"name":"x","datatype":"FP32","shape":[2]}]}"#, &[], None).unwrap();
+        let ask =
+            read_all(r#"{"inputs":[{"data":[1, 2.50],"name":"x","datatype":"FP32","shape":[2]}]}"#, &[], None).unwrap();
         assert!(matches!(&ask.inputs[0].content, Content::Json(text) if text == "[1, 2.50]"));
     }
 
@@ -180,8 +187,11 @@ mod tests {
         assert!(refused(&negative, &[], Some(negative.len())).contains("whole number"));
         let input = |more: &str| format!(r#"{{"inputs":[{{"name":"x","datatype":"UINT8","shape":[1]{more}}}]}}"#);
         assert!(refused(&input(""), &[], None).contains("neither"));
-        assert!(refused(&input(r#","data":[1],"parameters":{"binary_data_size":1}"#), &[], Some(90)).contains("body has"));
-        assert!(refused(&input(r#","data":[1],"parameters":{"shared_memory_region":"r"}"#), &[], None).contains("shared memory"));
+        assert!(refused(&input(r#","data":[1],"parameters":{"binary_data_size":1}"#), &[], None).contains("both"));
+        assert!(
+            refused(&input(r#","data":[1],"parameters":{"shared_memory_region":"r"}"#), &[], None)
+                .contains("shared memory")
+        );
         let bomb = format!(r#"{{"parameters":{{"a":{}}},"inputs":[]}}"#, "[".repeat(100_000));
         assert!(refused(&bomb, &[], None).contains("expected here"));
         assert!(refused("{\"inputs\":[{\"name\":\"\u{fffd}", &[0xff], None).contains("expected here"));

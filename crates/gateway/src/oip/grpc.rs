@@ -1,11 +1,13 @@
 //! The protocol over gRPC.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::routing::any;
 use bytes::Bytes;
 use halny_engine::{ElementType, Tensor};
 use halny_residency::LoadedModel;
@@ -44,16 +46,18 @@ const TIMEOUT_HEADER: &str = "grpc-timeout";
 
 /// What clients reach over gRPC. Compressed messages are refused, as compressed bodies are.
 pub fn grpc_routes(shared: &Shared) -> Router {
-    let patience = shared.limits.body_timeout;
-    let service = GrpcInferenceServiceServer::new(Service { shared: shared.clone() })
-        .max_decoding_message_size(shared.limits.max_body_bytes)
-        .map_request(move |request: http::Request<Body>| request.map(|body| Timed::new(body, patience)));
+    let (service, limits) = (Arc::new(Service { shared: shared.clone() }), shared.limits.clone());
+    let call = any(move |request: http::Request<Body>| {
+        let (largest, patience) = (limits.now().max_body_bytes, limits.now().body_timeout);
+        let server = GrpcInferenceServiceServer::from_arc(Arc::clone(&service)).max_decoding_message_size(largest);
+        server.oneshot(request.map(|body| Timed::new(body, patience)))
+    });
     let path = |method: &str| format!("/inference.GRPCInferenceService/{method}");
     // A route for each method, so that each has its own figures.
     METHODS
         .iter()
-        .fold(Router::new(), |router, method| router.route_service(&path(method), service.clone()))
-        .route_service(&path("{*rest}"), service)
+        .fold(Router::new(), |router, method| router.route(&path(method), call.clone()))
+        .route(&path("{*rest}"), call)
 }
 
 /// A request's body that has to arrive within a time, as over HTTP.
@@ -73,7 +77,10 @@ impl http_body::Body for Timed {
     type Data = Bytes;
     type Error = tonic::codegen::StdError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
@@ -81,7 +88,8 @@ impl http_body::Body for Timed {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 let limit_ms = self.patience.as_millis();
-                let text = format!("the message did not arrive within {limit_ms} ms; send it faster or in smaller requests");
+                let text =
+                    format!("the message did not arrive within {limit_ms} ms; send it faster or in smaller requests");
                 Poll::Ready(Some(Err(Status::deadline_exceeded(text).into())))
             }
         }
@@ -101,7 +109,12 @@ struct Service {
 }
 
 impl Service {
-    fn of_model<T>(&self, name: &str, version: &str, tell: impl FnOnce(&LoadedModel) -> T) -> Result<Response<T>, Status> {
+    fn of_model<T>(
+        &self,
+        name: &str,
+        version: &str,
+        tell: impl FnOnce(&LoadedModel) -> T,
+    ) -> Result<Response<T>, Status> {
         let told = self.shared.model(name).and_then(|model| check_version(&model, version).map(|()| tell(&model)));
         told.map(Response::new).map_err(|error| error.to_status())
     }
@@ -134,7 +147,10 @@ impl GrpcInferenceService for Service {
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 
-    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Result<Response<ServerMetadataResponse>, Status> {
+    async fn server_metadata(
+        &self,
+        _: Request<ServerMetadataRequest>,
+    ) -> Result<Response<ServerMetadataResponse>, Status> {
         Ok(Response::new(ServerMetadataResponse {
             name: SERVER_NAME.to_owned(),
             version: SERVER_VERSION.to_owned(),
@@ -142,7 +158,10 @@ impl GrpcInferenceService for Service {
         }))
     }
 
-    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Result<Response<ModelMetadataResponse>, Status> {
+    async fn model_metadata(
+        &self,
+        request: Request<ModelMetadataRequest>,
+    ) -> Result<Response<ModelMetadataResponse>, Status> {
         let ModelMetadataRequest { name, version } = request.into_inner();
         self.of_model(&name, &version, metadata)
     }
@@ -154,12 +173,18 @@ impl GrpcInferenceService for Service {
         answered.map(Response::new).map_err(|error| error.to_status())
     }
 
-    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Result<Response<ModelConfigResponse>, Status> {
+    async fn model_config(
+        &self,
+        request: Request<ModelConfigRequest>,
+    ) -> Result<Response<ModelConfigResponse>, Status> {
         let ModelConfigRequest { name, version } = request.into_inner();
         self.of_model(&name, &version, |model| ModelConfigResponse { config: Some(config(model)) })
     }
 
-    async fn repository_index(&self, _: Request<RepositoryIndexRequest>) -> Result<Response<RepositoryIndexResponse>, Status> {
+    async fn repository_index(
+        &self,
+        _: Request<RepositoryIndexRequest>,
+    ) -> Result<Response<RepositoryIndexResponse>, Status> {
         Err(operators_only("POST /v2/repository/index"))
     }
 
@@ -184,7 +209,8 @@ fn operators_only(place: &str) -> Status {
 
 /// A `grpc-timeout`: up to 8 digits and a unit, as gRPC over HTTP/2 has it.
 fn timeout(text: &str) -> Result<Duration, ApiError> {
-    let refused = || ApiError::invalid(format!("the header {TIMEOUT_HEADER} is up to 8 digits and one of H, M, S, m, u, n"));
+    let refused =
+        || ApiError::invalid(format!("the header {TIMEOUT_HEADER} is up to 8 digits and one of H, M, S, m, u, n"));
     let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     let number = Some(digits).filter(|digits| digits.len() <= 8 && digits.bytes().all(|byte| byte.is_ascii_digit()));
     let number = number.and_then(|digits| digits.parse::<u64>().ok()).ok_or_else(refused)?;
@@ -202,7 +228,11 @@ fn timeout(text: &str) -> Result<Duration, ApiError> {
 fn ask(message: ModelInferRequest) -> Result<Ask, ApiError> {
     let raw = message.raw_input_contents;
     if !raw.is_empty() && raw.len() != message.inputs.len() {
-        let text = format!("`raw_input_contents` has {} elements for {} inputs; send one for each", raw.len(), message.inputs.len());
+        let text = format!(
+            "`raw_input_contents` has {} elements for {} inputs; send one for each",
+            raw.len(),
+            message.inputs.len()
+        );
         return Err(ApiError::invalid(text));
     }
     let mut raw = raw.into_iter();
@@ -210,7 +240,9 @@ fn ask(message: ModelInferRequest) -> Result<Ask, ApiError> {
         check_tensor(&parameters::from_messages(input.parameters))?;
         let given = |content| Given { name: input.name, datatype: input.datatype, shape: input.shape, content };
         match (input.contents, raw.next()) {
-            (Some(_), Some(_)) => Err(given(Content::Nothing).refused("it has both `contents` and `raw_input_contents`")),
+            (Some(_), Some(_)) => {
+                Err(given(Content::Nothing).refused("it has both `contents` and `raw_input_contents`"))
+            }
             (None, Some(bytes)) => Ok(given(Content::Raw(bytes))),
             (Some(contents), None) => Ok(given(Content::Typed(contents))),
             (None, None) => Ok(given(Content::Nothing)),
@@ -277,8 +309,10 @@ fn metadata(model: &LoadedModel) -> ModelMetadataResponse {
 
 fn config(model: &LoadedModel) -> ModelConfig {
     let ports = Ports::of(model);
-    let input = |port: PortView| ModelInput { name: port.name, data_type: code(port.datatype).into(), dims: port.shape };
-    let output = |port: PortView| ModelOutput { name: port.name, data_type: code(port.datatype).into(), dims: port.shape };
+    let input =
+        |port: PortView| ModelInput { name: port.name, data_type: code(port.datatype).into(), dims: port.shape };
+    let output =
+        |port: PortView| ModelOutput { name: port.name, data_type: code(port.datatype).into(), dims: port.shape };
     ModelConfig {
         name: model.name.to_string(),
         platform: platform(model),

@@ -84,7 +84,8 @@ fn metadata(model: &LoadedModel) -> Value {
 /// As Triton writes it. A batch size of 0 says that `dims` hold the batch dimension too.
 fn config(model: &LoadedModel) -> Value {
     let ports = Ports::of(model);
-    let one = |port: &PortView| json!({ "name": port.name, "data_type": triton_name(port.datatype), "dims": port.shape });
+    let one =
+        |port: &PortView| json!({ "name": port.name, "data_type": triton_name(port.datatype), "dims": port.shape });
     json!({
         "name": model.name.as_str(),
         "platform": platform(model),
@@ -113,7 +114,13 @@ pub(super) async fn infer(
     answer(run(&shared, arrived, target, &headers, body).await)
 }
 
-async fn run(shared: &Shared, arrived: Arrived, target: Target, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
+async fn run(
+    shared: &Shared,
+    arrived: Arrived,
+    target: Target,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     let json_length = envelope::json_length(headers)?;
     let bytes = body::read(shared, headers, body).await?;
     let small = json_length.unwrap_or(bytes.len()) <= PARSE_INLINE_BYTES_MAX;

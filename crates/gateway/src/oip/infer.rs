@@ -133,7 +133,9 @@ fn picks(ports: &Ports, wanted: Vec<Wanted>, binary: bool) -> Result<Vec<Pick>, 
             && !*binary
             && !elements::has_json_form(element)
         {
-            let text = format!("the output {name:?} is {element}, which has no form in JSON; ask for it with \"binary_data\": true");
+            let text = format!(
+                "the output {name:?} is {element}, which has no form in JSON; ask for it with \"binary_data\": true"
+            );
             return Err(ApiError::invalid(text).with_param("outputs"));
         }
     }
@@ -168,12 +170,14 @@ async fn string_items(
     let Some((given, shape)) = inputs.into_iter().next() else {
         return Err(ApiError::new(Fault::Ours, "the model takes no input"));
     };
-    let (count, most) = (shape.iter().product::<usize>(), shared.limits.max_inputs_per_request);
+    let (count, most) = (shape.iter().product::<usize>(), shared.limits.now().max_inputs_per_request);
     if count == 0 {
         return Err(given.refused("it is empty; give at least one element"));
     }
     if count > most {
-        return Err(given.refused(format!("it has {count} elements, one request may have {most}; send several requests")));
+        return Err(
+            given.refused(format!("it has {count} elements, one request may have {most}; send several requests"))
+        );
     }
     let texts = model.task.kind() != TaskKind::ClassifyImage;
     let small = given.work() <= DECODE_INLINE_BYTES_MAX;

@@ -82,12 +82,12 @@ pub(super) fn check_request(parameters: &Parameters) -> Result<(), ApiError> {
 /// Refuses tensors in shared memory, and classification where outputs are asked for.
 pub(super) fn check_tensor(parameters: &Parameters) -> Result<(), ApiError> {
     if parameters.keys().any(|name| name.starts_with("shared_memory_")) {
-        return Err(unsupported("shared memory is not supported; send tensors in the request and take them from the response"));
+        return Err(unsupported(
+            "shared memory is not supported; send tensors in the request and take them from the response",
+        ));
     }
     if parameters.contains_key("classification") {
-        return Err(unsupported(
-            "the parameter `classification` is not supported; take the output itself and sort it",
-        ));
+        return Err(unsupported("the parameter `classification` is not supported; take the output itself and sort it"));
     }
     Ok(())
 }

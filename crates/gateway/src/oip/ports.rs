@@ -128,7 +128,8 @@ impl PortView {
             let more = if given.shape.len() > SHOWN_DIMS_MAX { " and more" } else { "" };
             let begin = given.shape.get(..SHOWN_DIMS_MAX).unwrap_or(&given.shape);
             let wanted = &self.shape;
-            given.refused(format!("it takes the shape {wanted:?} (-1 stands for any length), {begin:?}{more} was given"))
+            given
+                .refused(format!("it takes the shape {wanted:?} (-1 stands for any length), {begin:?}{more} was given"))
         };
         if given.shape.len() != self.shape.len() {
             return Err(refused());
@@ -170,7 +171,7 @@ pub(super) fn check_version(model: &LoadedModel, asked: &str) -> Result<(), ApiE
         return Ok(());
     }
     let (name, asked) = (model.name.as_str(), shown(asked));
-    let text = format!("the model {name:?} is not served in version {asked}; {served} is, and needs not be named");
+    let text = format!("the model {name:?} has no version {asked} here; {served} is served: name that one or none");
     Err(ApiError::new(Fault::Missing, text).with_param("version"))
 }
 

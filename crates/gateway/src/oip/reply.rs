@@ -44,12 +44,14 @@ struct Size {
 /// # Errors
 /// When an output in JSON holds an infinity or a NaN, which JSON cannot write.
 pub(super) async fn respond(shared: &Shared, reply: Reply) -> Result<Response, ApiError> {
-    let work: usize = reply.outputs.iter().filter(|output| !output.binary).map(|output| output.tensor.bytes().len()).sum();
+    let work: usize =
+        reply.outputs.iter().filter(|output| !output.binary).map(|output| output.tensor.bytes().len()).sum();
     let (body, json_length) = shared.pool.run_unless(work <= ENCODE_INLINE_BYTES_MAX, move || encode(&reply)).await??;
     Ok(match json_length {
         None => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Some(length) => {
-            let headers = [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (HEADER_LENGTH, length.to_string())];
+            let headers =
+                [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (HEADER_LENGTH, length.to_string())];
             (headers, body).into_response()
         }
     })

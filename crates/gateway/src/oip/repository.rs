@@ -42,7 +42,12 @@ pub(super) async fn index(State(shared): State<Shared>, headers: HeaderMap, body
 
 /// `POST /v2/repository/models/{model}/load`: answers when the model does, or with what stood in
 /// the way, files of this host included.
-pub(super) async fn load(State(shared): State<Shared>, Path(model): Path<String>, headers: HeaderMap, body: Body) -> Response {
+pub(super) async fn load(
+    State(shared): State<Shared>,
+    Path(model): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     done(load_named(&shared, &model, &headers, body).await)
 }
 
@@ -62,7 +67,8 @@ fn done(result: Result<(), ApiError>) -> Response {
 async fn load_named(shared: &Shared, model: &str, headers: &HeaderMap, body: Body) -> Result<(), ApiError> {
     let request: LoadRequest = request(shared, headers, body).await?;
     if let Some(name) = request.parameters.keys().find(|name| *name == "config" || name.starts_with("file:")) {
-        let text = format!("the parameter {name:?} is not supported: a model is what the project file says; change it there");
+        let text =
+            format!("the parameter {name:?} is not supported: a model is what the project file says; change it there");
         return Err(ApiError::new(Fault::Unsupported, text));
     }
     let loaded = shared.residency.load(model).await?;

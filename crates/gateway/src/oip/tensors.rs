@@ -117,7 +117,10 @@ fn unframe(mut rest: Bytes, wanted: usize) -> Result<Vec<Bytes>, String> {
         }
         let length = usize::try_from(rest.get_u32_le()).unwrap_or(usize::MAX);
         if length > rest.len() {
-            return Err(format!("element {place} is {length} bytes long by its own length, {} bytes are left", rest.len()));
+            return Err(format!(
+                "element {place} is {length} bytes long by its own length, {} bytes are left",
+                rest.len()
+            ));
         }
         strings.push(rest.split_to(length));
     }
@@ -150,7 +153,12 @@ fn typed(contents: &InferTensorContents, element: ElementType, shape: &[usize]) 
     }
 }
 
-fn filled<T: Element>(contents: &InferTensorContents, elements: &[T], field: &str, shape: &[usize]) -> Result<Tensor, String> {
+fn filled<T: Element>(
+    contents: &InferTensorContents,
+    elements: &[T],
+    field: &str,
+    shape: &[usize],
+) -> Result<Tensor, String> {
     only(contents, elements.len(), field)?;
     Tensor::from_slice(shape, elements).map_err(|error| error.to_string())
 }
@@ -177,7 +185,11 @@ fn only(contents: &InferTensorContents, expected: usize, field: &str) -> Result<
         + contents.fp32_contents.len()
         + contents.fp64_contents.len()
         + contents.bytes_contents.len();
-    if all == expected { Ok(()) } else { Err(format!("elements of its datatype go into the field `{field}` of `contents`")) }
+    if all == expected {
+        Ok(())
+    } else {
+        Err(format!("elements of its datatype go into the field `{field}` of `contents`"))
+    }
 }
 
 #[cfg(test)]

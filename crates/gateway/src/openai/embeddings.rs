@@ -79,7 +79,7 @@ async fn answer(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Bo
     let model = shared.model(&request.model)?;
     prepare::expect_task(&model, &[TaskKind::Embed])?;
     let dimensions = wanted_dimensions(&request, model.task.dimensions())?;
-    check_inputs(&request.input.0, shared.limits.max_inputs_per_request)?;
+    check_inputs(&request.input.0, shared.limits.now().max_inputs_per_request)?;
     let context = shared.context(headers, arrived.0, &model)?;
     model.admit(&context)?;
     let make = |task: &halny_tasks::Task, input: TextInput| match input {
@@ -117,7 +117,10 @@ fn check_inputs(inputs: &[TextInput], most: usize) -> Result<(), ApiError> {
         return refused("`input` is empty; give at least one text".to_owned());
     }
     if inputs.len() > most {
-        return refused(format!("`input` has {} elements, one request may have {most}; send several requests", inputs.len()));
+        return refused(format!(
+            "`input` has {} elements, one request may have {most}; send several requests",
+            inputs.len()
+        ));
     }
     match inputs.iter().position(|input| input.bytes() == 0) {
         Some(place) => refused(format!("input {place} is empty; leave it out or give it a text")),
@@ -125,7 +128,12 @@ fn check_inputs(inputs: &[TextInput], most: usize) -> Result<(), ApiError> {
     }
 }
 
-fn embedding(index: usize, answer: Answer, dimensions: Option<usize>, encoding: Encoding) -> Result<Embedding, ApiError> {
+fn embedding(
+    index: usize,
+    answer: Answer,
+    dimensions: Option<usize>,
+    encoding: Encoding,
+) -> Result<Embedding, ApiError> {
     let Answer::Vector(mut vector) = answer else {
         return Err(ApiError::new(Fault::Ours, "the model did not give a vector"));
     };

@@ -92,7 +92,8 @@ impl<'de> Deserialize<'de> for Element {
             }
 
             fn visit_u64<E: Error>(self, token: u64) -> Result<Element, E> {
-                let token = u32::try_from(token).map_err(|_| E::custom(format!("{token} is too large for a token id")))?;
+                let token =
+                    u32::try_from(token).map_err(|_| E::custom(format!("{token} is too large for a token id")))?;
                 Ok(Element::Token(token))
             }
 
@@ -123,7 +124,9 @@ mod tests {
         assert_eq!(read("[1, 2]").unwrap().0, [TextInput::Tokens(vec![1, 2])]);
         assert_eq!(read("[[1], [2, 3]]").unwrap().0, [TextInput::Tokens(vec![1]), TextInput::Tokens(vec![2, 3])]);
         assert_eq!(read("[]").unwrap().0, []);
-        for bad in ["1", "null", "{}", "[1, \"a\"]", "[\"a\", 1]", "[-1]", "[1.5]", "[5000000000]", "[[\"a\"]]", "[[[1]]]"] {
+        for bad in
+            ["1", "null", "{}", "[1, \"a\"]", "[\"a\", 1]", "[-1]", "[1.5]", "[5000000000]", "[[\"a\"]]", "[[[1]]]"]
+        {
             assert!(read(bad).is_err(), "{bad} was accepted");
         }
     }
