@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import checks
-import pictures
 from client import Client, similarity
-from serving import HERE, DemoError, Server, cache_folder, place_project
+from serving import HERE, DemoError, Server, cache_folder, place_project, remove_unusual
+
+import pictures
 
 PAIR_SENTENCES = [
     "The cat sleeps on the warm roof.",
@@ -32,6 +33,9 @@ def main() -> int:
     parser.add_argument("--binary", type=Path, required=True, help="the halny binary")
     parser.add_argument("--check", action="store_true", help="check every answer, then stop")
     arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Whatever ends this script stops the server too.
+        signal.signal(number, signal.default_int_handler)
     try:
         return run(arguments.binary, arguments.check)
     except DemoError as error:
@@ -57,6 +61,7 @@ def run(binary: Path, check: bool) -> int:
         return keep_serving(server, project)
     finally:
         server.kill()
+        remove_unusual(project)
 
 
 def say(line: str) -> None:
@@ -125,8 +130,10 @@ def show_commands(client: Client) -> None:
     say("requests to paste")
     print(f"  curl -s {client.url}/v1/models")
     print(f"  curl -s {client.url}/v1/embeddings -H 'content-type: application/json' \\")
-    print("    -d '{\"model\": \"minilm\", \"input\": \"hello\", \"dimensions\": 8}'")
-    print(f"  curl -s '{client.url}/halny/v1/classify?model=nsfw' -H 'content-type: image/jpeg' --data-binary @photo.jpg")
+    print('    -d \'{"model": "minilm", "input": "hello", "dimensions": 8}\'')
+    print(
+        f"  curl -s '{client.url}/halny/v1/classify?model=nsfw' -H 'content-type: image/jpeg' --data-binary @photo.jpg"
+    )
 
 
 def check_all(server: Server, found: dict[str, list[str]], images: dict[str, dict[str, Any]]) -> int:
@@ -152,7 +159,6 @@ def keep_serving(server: Server, project: Path) -> int:
     print(f"  project file: {project} (changes are applied while it runs)")
     print(f"  metrics:      {server.admin.url}/metrics")
     print("  Ctrl-C stops it", flush=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = server.process.wait()
         raise DemoError(f"the server ended by itself with exit code {code}")

@@ -35,14 +35,22 @@ def place_project(cache: Path) -> tuple[Path, int, int]:
     """Copies the project beside the models; gives its path, the clients' port and the operator's."""
     if not (cache / "models" / "minilm").is_dir():
         raise DemoError(f"there are no models in {cache / 'models'}; `make demo` fetches them")
-    port, admin_port = _DEFAULT_PORTS if all(map(_is_free, _DEFAULT_PORTS)) else _free_ports()
+    usual = all(map(_is_free, _DEFAULT_PORTS))
+    port, admin_port = _DEFAULT_PORTS if usual else _free_ports()
     text = (HERE / "halny.toml").read_text(encoding="utf-8")
     for default, chosen in zip(_DEFAULT_PORTS, (port, admin_port)):
         text = text.replace(f'"127.0.0.1:{default}"', f'"127.0.0.1:{chosen}"')
-    project = cache / "demo" / "halny.toml"
+    # A demo that runs already watches the usual file: it is not to be changed under it.
+    project = cache / "demo" / ("halny.toml" if usual else f"halny-{port}.toml")
     project.parent.mkdir(parents=True, exist_ok=True)
     project.write_text(text, encoding="utf-8")
     return project, port, admin_port
+
+
+def remove_unusual(project: Path) -> None:
+    """Removes a project file that was written for this run's ports alone."""
+    if project.name != "halny.toml":
+        project.unlink(missing_ok=True)
 
 
 def _is_free(port: int) -> bool:
@@ -68,7 +76,7 @@ class Server:
         self.client = Client(f"http://127.0.0.1:{port}")
         self.admin = Client(f"http://127.0.0.1:{admin_port}")
         self.log: list[str] = []
-        command = [binary, "serve", "--project", project]
+        command = [str(binary), "serve", "--project", str(project)]
         try:
             # In a process group of its own: Ctrl-C reaches this script alone, which then stops the server.
             self.process = subprocess.Popen(

@@ -12,11 +12,7 @@ use crate::arrivals::Arrivals;
 use crate::pack::{Candidate, Extent, by_arrival, by_length, fill};
 use crate::queue::{Entry, Place, Queue};
 use crate::time_model::TimeModel;
-use crate::{Claim, LaneLimits, Load, PASSED_OVER_MAX, Refusal};
-
-/// Packing looks this many full batches ahead in the order, no further: what lies behind cannot
-/// overtake, which is what keeps shares fair and waits bounded.
-const HORIZON_BATCHES: usize = 4;
+use crate::{Claim, HORIZON_BATCHES, LaneLimits, Load, PASSED_OVER_MAX, Refusal};
 
 /// Without an arrival for so many mean gaps, none is waited for: under Poisson arrivals one gap in
 /// twenty is longer.
@@ -198,7 +194,8 @@ impl<I> Former<I> {
         let budget = now.until(claim.deadline);
         // Packing may let a few batches go first, and the answer still has to be written.
         let batch = Duration::from_secs_f64(self.time.seconds(self.full_batch_tokens(self.queue.work_ahead(claim))));
-        let margin = (batch * 4).clamp(budget / 10, budget / 4);
+        let detour = batch * HORIZON_BATCHES as u32 / self.busy_until.len() as u32;
+        let margin = detour.clamp(budget / 10, budget * 3 / 10);
         let late_by = (predicted + margin).checked_sub(budget).filter(|late| !late.is_zero())?;
         Some(Refusal::Deadline { predicted, budget, retry_after: late_by.max(Duration::from_millis(1)) })
     }

@@ -229,6 +229,7 @@ impl<R: Runner> Shared<R> {
         loop {
             let decision = state.former.next(Tick::now(), instance, &mut dropped);
             if !(dropped.late.is_empty() && dropped.gone.is_empty()) {
+                self.metrics.waiting(state.former.queue().items());
                 parking_lot::MutexGuard::unlocked(&mut state, || self.answer_dropped(&mut dropped));
             }
             match decision {

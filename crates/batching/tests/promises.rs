@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use halny_batching::former::{Decision, Dropped, Former};
 use halny_batching::pack::Extent;
-use halny_batching::{Claim, LaneLimits, Load, PASSED_OVER_MAX, Packing, Refusal};
+use halny_batching::{Claim, HORIZON_BATCHES, LaneLimits, Load, PASSED_OVER_MAX, Packing, Refusal};
 use halny_types::{Priority, TenantId, Tick};
 use proptest::prelude::*;
 
@@ -264,9 +264,9 @@ proptest! {
             arrivals[place].length = 120;
         }
         let history = Simulation::new(limits(), instances, DEVICE).play(&arrivals);
-        // Once over the bound items go in order; the horizon holds four full batches of them, and
+        // Once over the bound items go in order; the horizon holds so many full batches of them, and
         // each instance takes one at a time.
-        let bound = PASSED_OVER_MAX + 4 + u32::try_from(instances).unwrap();
+        let bound = PASSED_OVER_MAX + u32::try_from(HORIZON_BATCHES + instances).unwrap();
         for (item, (_, passed_over)) in &history.answered {
             prop_assert!(*passed_over <= bound, "item {item} was passed over by {passed_over} batches");
         }
@@ -286,9 +286,9 @@ proptest! {
         let packing = if packing { Packing::Length } else { Packing::Arrival };
         let limits = LaneLimits { packing, ..limits() };
         let history = Simulation::new(limits.clone(), 1, DEVICE).play(&arrivals);
-        // What packing may do out of turn lies within the horizon: four full batches.
+        // What packing may do out of turn lies within the horizon.
         let longest = lengths[0].max(lengths[1]);
-        let bound = (4 * limits.max_batch_items + 2) as f64 * longest as f64;
+        let bound = (HORIZON_BATCHES * limits.max_batch_items + 2) as f64 * longest as f64;
         let (mut work, mut left) = ([0.0f64; 2], [400usize; 2]);
         for (_, items, _) in &history.batches {
             for item in items {
@@ -311,8 +311,8 @@ proptest! {
         arrivals.push(Arrival { tenant: 1, ..Arrival::at(quiet_at * 1_000, 20) });
         let history = Simulation::new(limits(), 1, DEVICE).play(&arrivals);
         let (answered, _) = history.answered[&(arrivals.len() - 1)];
-        // The batch that runs, and the horizon.
-        let bound = DEVICE.takes(8 * 20) * 6;
+        // The batch that runs, the horizon, and its own.
+        let bound = DEVICE.takes(8 * 20) * u32::try_from(HORIZON_BATCHES + 2).unwrap();
         prop_assert!(answered.since(arrivals.last().unwrap().at) <= bound);
     }
 

@@ -1,5 +1,7 @@
 //! Reading a request's body: bounded in bytes and in time.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use halny_types::Fault;
@@ -16,11 +18,17 @@ const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
 /// Memory that is set aside for a body on the word of its `Content-Length` alone.
 const TRUSTED_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of a body too large that are read to let its sender see the answer.
+const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Time that is spent on it.
+const DISCARD_TIME: Duration = Duration::from_secs(2);
+
 /// The whole body.
 ///
 /// # Errors
 /// When it is larger than the limit (413), compressed (415), too slow (408), or broken off.
-pub async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+pub async fn read(shared: &Shared, headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
     let (limit, patience) = {
         let limits = shared.limits.now();
         (limits.max_body_bytes, limits.body_timeout)
@@ -34,20 +42,43 @@ pub async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<By
     }
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > limit) {
+        // Who waits for `100 Continue` has sent nothing, and needs send nothing.
+        if !headers.contains_key(header::EXPECT) {
+            discard(&mut body).await;
+        }
         return Err(too_large(limit));
     }
     let capacity = announced.unwrap_or(0).min(TRUSTED_BYTES_MAX);
-    let reading = tokio::time::timeout(patience, collect(body, limit, capacity));
-    reading.await.unwrap_or_else(|_| {
+    let read = tokio::time::timeout(patience, collect(&mut body, limit, capacity)).await.unwrap_or_else(|_| {
         let limit_ms = patience.as_millis();
         Err(ApiError::invalid(format!(
             "the body did not arrive within {limit_ms} ms; send it faster or in smaller requests"
         ))
         .with_status(StatusCode::REQUEST_TIMEOUT))
-    })
+    });
+    if read.as_ref().is_err_and(|error| error.fault() == Fault::TooLarge) {
+        discard(&mut body).await;
+    }
+    read
 }
 
-async fn collect(mut body: Body, limit: usize, capacity: usize) -> Result<Bytes, ApiError> {
+/// Reads on for a while without keeping anything. A client that is still sending when its
+/// connection is closed sees a broken connection, not the answer that says why.
+async fn discard(body: &mut Body) {
+    let reading = async {
+        let mut left = DISCARDED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // A client that stops sending has heard enough, or will not listen.
+    let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+}
+
+async fn collect(body: &mut Body, limit: usize, capacity: usize) -> Result<Bytes, ApiError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| ApiError::invalid("the body broke off before its end"))?;
@@ -87,5 +118,22 @@ pub async fn json<T: DeserializeOwned + Send + 'static>(
 pub async fn parse<T: DeserializeOwned + Send + 'static>(shared: &Shared, bytes: Bytes) -> Result<T, ApiError> {
     let small = bytes.len() <= PARSE_INLINE_BYTES_MAX;
     let parsed = shared.pool.run_unless(small, move || serde_json::from_slice::<T>(&bytes)).await?;
-    parsed.map_err(|error| ApiError::invalid(format!("the body is not the JSON that is expected here: {error}")))
+    parsed.map_err(|error| {
+        ApiError::invalid(format!("the body is not the JSON that is expected here: {}", shortened(&error)))
+    })
+}
+
+/// What the parser says, which repeats what it did not expect: its begin and its end, where it
+/// names what was expected and the place.
+fn shortened(error: &serde_json::Error) -> String {
+    const SHOWN_CHARS: usize = 160;
+    let text = error.to_string();
+    let begin = text.char_indices().nth(SHOWN_CHARS).map(|(at, _)| at);
+    let end = text.char_indices().nth_back(SHOWN_CHARS).map(|(at, _)| at);
+    match (begin, end) {
+        (Some(begin), Some(end)) if begin < end => {
+            format!("{} ... {}", text.get(..begin).unwrap_or_default(), text.get(end..).unwrap_or_default())
+        }
+        _ => text,
+    }
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 /// What an HTTP/2 connection without TLS begins with (RFC 9113, section 3.4); no HTTP/1.1 method
 /// begins so.
-const HTTP2_BEGINS: &[u8] = b"PRI";
+const HTTP2_BEGINS: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The version a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

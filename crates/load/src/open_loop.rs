@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -18,6 +18,11 @@ use crate::{Arrivals, LoadError};
 /// Requests handed out in a row before the connections get a turn. A generator that is behind would
 /// otherwise only hand out.
 const BURST_MAX: u32 = 32;
+
+/// The generator wakes no more often than this: requests that fell due meanwhile go out together.
+/// Latency counts from when each was due, so the server is charged at most this; waking for every
+/// request cost 45 microseconds of processor time each at 5,000 a second, taken from the server.
+const BETWEEN_WAKES: Duration = Duration::from_millis(1);
 
 struct Lanes {
     worker: Rc<Worker>,
@@ -46,7 +51,7 @@ pub(crate) async fn run(
         all_done: Notify::new(),
     });
     let timer = Timer::new()?;
-    let mut burst = 0;
+    let (mut burst, mut woken) = (0, plan.begin);
     for offset in Schedule::new(arrivals, rate_per_s, plan.seed, thread, plan.threads) {
         // Beyond what the clock can count is beyond the window's end.
         let Some(intended) = plan.begin.checked_add(offset) else { break };
@@ -55,7 +60,8 @@ pub(crate) async fn run(
             break;
         }
         if Instant::now() < intended {
-            timer.until(intended).await?;
+            timer.until(intended.max(woken + BETWEEN_WAKES)).await?;
+            woken = Instant::now();
             burst = 0;
         } else {
             burst += 1;

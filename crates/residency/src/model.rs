@@ -129,7 +129,7 @@ impl LoadedModel {
         let place = self.profiles.iter().position(|profile| profile.name == wanted);
         place.and_then(|place| self.profiles.get(place..=place)).ok_or_else(|| ResidencyError::NoProfile {
             model: self.name.to_string(),
-            profile: wanted.to_owned(),
+            profile: crate::residency::shortened(wanted),
             known: self.profiles.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
         })
     }

@@ -89,7 +89,7 @@ impl Residency {
     /// loading failed.
     pub async fn load(&self, name: &str) -> Result<Result<(), LoadError>, ResidencyError> {
         let config = self.inner.slots.lock().get(name).map(|slot| slot.config.clone());
-        let config = config.ok_or_else(|| ResidencyError::Unknown(name.to_owned()))?;
+        let config = config.ok_or_else(|| unknown(name))?;
         Ok(self.load_config(&config, true).await.map(|_| ()))
     }
 
@@ -100,7 +100,7 @@ impl Residency {
     pub async fn unload(&self, name: &str) -> Result<(), ResidencyError> {
         {
             let mut slots = self.inner.slots.lock();
-            let slot = slots.get_mut(name).ok_or_else(|| ResidencyError::Unknown(name.to_owned()))?;
+            let slot = slots.get_mut(name).ok_or_else(|| unknown(name))?;
             slot.state = ModelState::Unloaded;
             self.retire(slot.loaded.take());
             self.publish(&slots);
@@ -118,7 +118,9 @@ impl Residency {
             return Ok(Arc::clone(model));
         }
         match self.inner.slots.lock().get(name).map(|slot| &slot.state) {
-            None => Err(ResidencyError::Unknown(name.to_owned())),
+            // Nobody knows yet which models there will be.
+            None if !self.inner.applied.load(Ordering::Acquire) => Err(ResidencyError::Loading(shortened(name))),
+            None => Err(unknown(name)),
             Some(ModelState::Loading) => Err(ResidencyError::Loading(name.to_owned())),
             Some(_) => Err(ResidencyError::NotLoaded(name.to_owned())),
         }
@@ -294,5 +296,17 @@ impl Drop for BrokenOff<'_> {
         if let Some(before) = self.before.take() {
             self.residency.set(self.config, |slot| slot.state = before);
         }
+    }
+}
+
+fn unknown(name: &str) -> ResidencyError {
+    ResidencyError::Unknown(shortened(name))
+}
+
+/// A name that a client made up, as an error repeats it.
+pub(crate) fn shortened(name: &str) -> String {
+    match name.char_indices().nth(halny_types::name::NAME_BYTES_MAX) {
+        Some((end, _)) => format!("{}...", name.get(..end).unwrap_or_default()),
+        None => name.to_owned(),
     }
 }

@@ -1,0 +1,68 @@
+"""Project files for tests: written from plain values, so that a test shows only what it is about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from server import Server, free_ports
+
+Table = dict[str, Any]
+
+
+def model(name: str, source: Path | str, task: str, *profiles: Table, **more: Any) -> Table:
+    """A `[[models]]` entry. Without profiles: one small one on the CPU."""
+    small = {"name": "default", "device": "cpu", "instances": 1, "threads": 1, "max_batch_delay_ms": 2}
+    return {"name": name, "source": str(source), "task": task, **more, "profiles": list(profiles) or [small]}
+
+
+def profile(name: str = "default", **settings: Any) -> Table:
+    """A profile on the CPU with one instance of one thread unless told otherwise."""
+    return {"name": name, "device": "cpu", "instances": 1, "threads": 1, "max_batch_delay_ms": 2} | settings
+
+
+def write(folder: Path, models: list[Table], *, ports: tuple[int, int] | None = None, **server: Any) -> Path:
+    """Writes `halny.toml` with free ports and a cache folder beside it; gives its path."""
+    port, admin_port = ports or tuple(free_ports(2))
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "server": {"address": f"127.0.0.1:{port}", "admin_address": f"127.0.0.1:{admin_port}"} | server,
+        "cache": {"folder": str(folder / "cache")},
+    }
+    path = folder / "halny.toml"
+    part = folder / "halny.toml.new"
+    part.write_text(render(tables, models), encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def start(folder: Path, models: list[Table], **server: Any) -> Server:
+    """Writes a project and starts a server for it; use it in a `with` statement."""
+    ports = free_ports(2)
+    path = write(folder, models, ports=(ports[0], ports[1]), **server)
+    return Server(path, (ports[0], ports[1]))
+
+
+def render(tables: dict[str, Table], models: list[Table]) -> str:
+    """The text of a project file."""
+    lines = [line for name, table in tables.items() for line in _table(f"[{name}]", table)]
+    for entry in models:
+        lines += _table("[[models]]", entry)
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: str, table: Table) -> list[str]:
+    # JSON's strings, numbers and booleans are TOML's too.
+    lines = [head, *(f"{key} = {json.dumps(value)}" for key, value in table.items() if not _nested(value))]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += _table(f"[{head.strip('[]')}.{key}]", value)
+        elif _nested(value):
+            for entry in value:
+                lines += _table(f"[[{head.strip('[]')}.{key}]]", entry)
+    return [*lines, ""]
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))

@@ -1,0 +1,163 @@
+"""A halny server as a child process: starts on free ports, waits until it is ready, ends with its test."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import requests
+
+#: Where `cargo build` and `make` put things, unless the environment says otherwise.
+CACHE = Path(os.environ.get("HALNY_CACHE") or Path.home() / ".cache" / "halny").absolute()
+BINARY = Path(os.environ.get("HALNY_BIN") or CACHE / "target" / "debug" / "halny")
+LIBRARY = Path(os.environ.get("HALNY_ONNXRUNTIME") or CACHE / "onnxruntime" / "1.32.0" / "libonnxruntime.so")
+
+#: Far beyond what anything here takes; only a hang reaches it.
+PATIENCE_S = 120.0
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The variables that a server gets: the library's path, and plain logs."""
+    base = {name: value for name, value in os.environ.items() if not name.startswith(("RUST_LOG", "HALNY_"))}
+    return base | {"HALNY_ONNXRUNTIME": str(LIBRARY), "NO_COLOR": "1"} | more
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def wait_for(what: str, done: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+    """Asks `done` until it gives something true, and gives that; an error names `what` did not happen."""
+    end = time.monotonic() + patience_s
+    while True:
+        found = done()
+        if found:
+            return found
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {patience_s:.0f} s in vain for: {what}")
+        time.sleep(0.02)
+
+
+class Server:
+    """One `halny serve`. Use it in a `with` statement, or call `stop`."""
+
+    #: Those that run now: a failing test shows the ends of their logs.
+    running: ClassVar[list[Server]] = []
+
+    def __init__(self, project: Path, ports: tuple[int, int], **variables: str) -> None:
+        self.project = project
+        self.port, self.admin_port = ports
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.admin_url = f"http://127.0.0.1:{self.admin_port}"
+        self.log_path = project.parent / "server.log"
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [BINARY, "serve", "--project", project],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(**variables),
+            )
+        Server.running.append(self)
+
+    def __enter__(self) -> Self:
+        try:
+            return self.wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+        self._forget()
+
+    def wait_until_ready(self) -> Self:
+        """Returns when `/health` says ready."""
+
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()[-4000:]}")
+            with contextlib.suppress(OSError, http.client.HTTPException, requests.RequestException):
+                return requests.get(f"{self.url}/health", timeout=5).status_code == 200
+            return False
+
+        wait_for("the server to be ready", ready)
+        return self
+
+    def log(self) -> str:
+        """Everything it said so far."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends a signal to the server."""
+        self.process.send_signal(number)
+
+    def exit_code(self) -> int:
+        """Waits for the end of the process."""
+        return self.process.wait(PATIENCE_S)
+
+    def stop(self) -> int:
+        """SIGTERM; gives the exit code."""
+        self.send_signal(signal.SIGTERM)
+        code = self.exit_code()
+        self._forget()
+        return code
+
+    def kill(self) -> None:
+        """Ends the process without asking."""
+        self.process.kill()
+        self.process.wait()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self in Server.running:
+            Server.running.remove(self)
+
+    def resident_mib(self) -> float:
+        """Memory that the process holds now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) / 1024
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's series that have these labels; 0 where there is none."""
+        text = requests.get(f"{self.admin_url}/metrics", timeout=30).text
+        return sum(value for key, value in series(text) if _matches(key, name, labels))
+
+    def version(self, model: str) -> str:
+        """The version that a model answers with."""
+        return str(requests.get(f"{self.url}/v1/models/{model}", timeout=30).json()["version"])
+
+
+def series(text: str) -> Iterator[tuple[str, float]]:
+    """The series of a Prometheus exposition."""
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            key, _, value = line.rpartition(" ")
+            yield key, float(value)
+
+
+def _matches(key: str, name: str, labels: dict[str, str]) -> bool:
+    found = key.partition("{")[0]
+    return found in (name, f"{name}_total") and all(f'{label}="{value}"' in key for label, value in labels.items())

@@ -1,0 +1,194 @@
+"""The page in headless Chromium: what a person who opens the server's address gets."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from pictures import encoded, landscape
+from server import Server
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+    assert path is not None, "no Chromium is installed; `make test-e2e` installs it"
+    quiet = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=quiet)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page, loaded; what it logs as an error fails the test that expects none."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.extend(_foreign(request.url, server)))
+    page.goto(server.url)
+    expect(page.locator("#status")).to_contain_text("answer")
+    page.select_option("#image-model", "nsfw")
+    yield page
+    context.close()
+    # Refused requests are logged by the browser itself, as network errors.
+    assert [problem for problem in problems if "status of 4" not in problem] == []
+
+
+def _foreign(url: str, server: Server) -> list[str]:
+    return [] if url.startswith((server.url, "data:", "blob:")) else [f"the page asked for {url}"]
+
+
+def number(page: Page, place: str) -> float:
+    return float(page.locator(place).inner_text())
+
+
+def test_it_shows_the_similarity_of_two_texts_and_follows_typing(page: Page) -> None:
+    expect(page.locator("#similarity-value")).to_have_text(re.compile(r"^0\.\d{3}$"))
+    page.fill("#embed-b", "The central bank raised interest rates.")
+    expect(page.locator("#similarity-words")).to_contain_text("different things")
+    far = number(page, "#similarity-value")
+    page.fill("#embed-b", page.input_value("#embed-a"))
+    expect(page.locator("#similarity-value")).to_have_text(re.compile(r"^(1\.000|0\.99\d)$"))
+    assert far < 0.3
+    expect(page.locator("#pair-facts")).to_have_text(
+        re.compile(r"Answered in [\d.]+ ms, \d+ tokens, version [0-9a-f]{12}")
+    )
+    width = page.locator("#similarity-bar i").evaluate("bar => bar.style.width")
+    assert float(width.rstrip("%")) > 98
+
+
+def test_it_ranks_sentences_most_similar_first(page: Page) -> None:
+    page.select_option("#embed-profile", "default")
+    first = page.locator("#rank-results li").first
+    expect(first).to_contain_text(re.compile("dough|Knead"))
+    page.fill("#rank-query", "playing a song")
+    expect(first).to_contain_text("guitar")
+    scores = [float(text) for text in page.locator("#rank-results li b").all_inner_texts()]
+    assert len(scores) == 5
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_it_shows_the_verdict_on_an_image_with_its_preview(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "hills.jpg"
+    file.write_bytes(encoded(landscape(640, 400), "JPEG"))
+    page.set_input_files("#image-file", file)
+    expect(page.locator("#image-verdict")).to_have_text(re.compile(r"^sfw: \d+\.\d %$"))
+    expect(page.locator("#image-preview")).to_be_visible()
+    assert page.locator("#image-preview").evaluate("image => image.naturalWidth") == 640
+    shares = [float(text) for text in page.locator("#image-scores b").all_inner_texts()]
+    assert sum(shares) == pytest.approx(1.0, abs=0.01)
+
+
+def test_it_has_an_image_of_its_own_to_try(page: Page) -> None:
+    page.click("#image-sample")
+    expect(page.locator("#image-verdict")).to_have_text(re.compile(r"^\w+: \d+\.\d %$"))
+
+
+def test_it_classifies_texts_and_reranks_documents(page: Page) -> None:
+    page.fill("#text-input", "sun rain wind")
+    expect(page.locator("#text-verdict")).to_have_text(re.compile(r"^(weather|food|home): \d+\.\d %$"))
+    page.fill("#rerank-query", "rain")
+    page.fill("#rerank-lines", "storm cloud\nbread salt\nclock")
+    expect(page.locator("#rerank-results li")).to_have_count(3)
+
+
+def test_errors_are_shown_in_words_and_go_away(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "broken.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    page.set_input_files("#image-file", file)
+    expect(page.locator("#image-error")).to_contain_text("damaged")
+    page.fill("#embed-a", "word " * 2_000)
+    expect(page.locator("#pair-error")).to_contain_text("tokens")
+    expect(page.locator("#similarity-value")).to_have_text("\u2013")
+    page.fill("#embed-a", "A short text.")
+    expect(page.locator("#pair-error")).to_be_hidden()
+    expect(page.locator("#similarity-value")).to_have_text(re.compile(r"^-?0\.\d{3}$"))
+
+
+def test_the_profile_and_model_that_are_chosen_answer(page: Page) -> None:
+    with page.expect_request("**/v1/embeddings") as asked:
+        page.select_option("#embed-profile", "int8")
+    assert asked.value.headers["x-halny-profile"] == "int8"
+    with page.expect_request("**/v1/embeddings") as asked:
+        page.select_option("#embed-model", "tiny")
+    assert (asked.value.post_data_json or {})["model"] == "tiny"
+    assert asked.value.headers["x-halny-profile"] == "default"
+
+
+def test_every_control_is_reached_with_the_keyboard_and_has_a_name(page: Page) -> None:
+    reached: set[str] = set()
+    page.locator("body").focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.id"))
+    visible = "input, textarea, select, button"
+    controls = page.locator(visible).evaluate_all("all => all.filter(one => one.offsetParent).map(one => one.id)")
+    assert set(controls) <= reached
+    nameless = page.locator(visible).evaluate_all(
+        "all => all.filter(one => !one.labels?.length && !one.textContent.trim()).map(one => one.id)"
+    )
+    assert nameless == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_a_phone_and_a_desk_in_light_and_dark(page: Page, tmp_path: Path, width: int, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": width, "height": 800})
+    expect(page.locator("#similarity-value")).to_have_text(re.compile(r"^0\.\d{3}$"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.click("#image-sample")
+    expect(page.locator("#image-verdict")).not_to_be_empty()
+    page.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
+    for place, least in (("#status", 4.5), (".lead", 4.5), ("#similarity-words", 4.5), ("h1", 7.0)):
+        assert contrast(page, place) >= least, f"{place} in {scheme}"
+
+
+def contrast(page: Page, place: str) -> float:
+    """The contrast of a text and what lies behind it (WCAG 2.2, 1.4.3)."""
+    return float(
+        page.locator(place).first.evaluate(
+            """element => {
+              const levels = (text) => text.match(/[\\d.]+/g).map(Number);
+              const light = (rgb) => rgb.slice(0, 3).map((level) => level / 255)
+                .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+                .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+              let behind = element;
+              const ground = (one) => levels(getComputedStyle(one).backgroundColor);
+              while (behind.parentElement && ground(behind)[3] === 0) behind = behind.parentElement;
+              const [a, b] = [light(levels(getComputedStyle(element).color)), light(ground(behind))];
+              return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            }"""
+        )
+    )
+
+
+def test_the_policy_lets_no_foreign_script_in(server: Server) -> None:
+    answer = requests.get(server.url, timeout=30)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert re.search(r"script-src 'sha256-[A-Za-z0-9+/=]{44}';", policy)
+    assert "frame-ancestors 'none'" in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_text_of_a_request_is_never_markup(page: Page) -> None:
+    page.fill("#rank-lines", "<img src=x onerror=document.title='taken'>\nplain")
+    expect(page.locator("#rank-results li")).to_have_count(2)
+    expect(page.locator("#rank-results")).to_contain_text("<img src=x")
+    assert page.locator("#rank-results img").count() == 0
+    assert page.title() != "taken"
