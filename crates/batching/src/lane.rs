@@ -105,15 +105,12 @@ impl<R: Runner> Lane<R> {
             let on_thread = on_thread.clone();
             lane.shared.alive.send_modify(|alive| *alive += 1);
             let thread = std::thread::Builder::new().name(format!("{name}-{instance}"));
-            let spawned = thread.spawn(move || {
+            let alive = Alive(lane.shared.alive.clone());
+            thread.spawn(move || {
+                let _alive = alive;
                 on_thread();
                 shared.serve(instance, runner);
-                shared.alive.send_modify(|alive| *alive -= 1);
-            });
-            if let Err(error) = spawned {
-                lane.shared.alive.send_modify(|alive| *alive -= 1);
-                return Err(error);
-            }
+            })?;
         }
         Ok(lane)
     }
@@ -131,16 +128,8 @@ impl<R: Runner> Lane<R> {
             return Err(self.refuse(Refusal::Closed, items));
         }
         let now = Tick::now();
-        let mut refusal = state.former.refusal(now, claim, items.iter().map(|(_, load)| load));
-        if matches!(refusal, Some(Refusal::QueueItems { .. } | Refusal::QueueBytes { .. } | Refusal::Deadline { .. })) {
-            // Room may be held by those who have left.
-            let mut gone = Vec::new();
-            state.former.sweep_gone(&mut gone);
-            if !gone.is_empty() {
-                self.shared.metrics.abandoned(gone.len());
-                refusal = state.former.refusal(now, claim, items.iter().map(|(_, load)| load));
-            }
-        }
+        let loads: Vec<Load> = items.iter().map(|(_, load)| *load).collect();
+        let refusal = self.refusal(&mut state, now, claim, &loads);
         if let Some(refusal) = refusal {
             drop(state);
             return Err(self.refuse(refusal, items));
@@ -165,10 +154,27 @@ impl<R: Runner> Lane<R> {
     #[must_use]
     pub fn would_refuse(&self, claim: &Claim) -> Option<Refusal> {
         let least = Load { length: 1, rows: 1, bytes: 0, group: 0, batchable: true };
-        let state = self.shared.state.lock();
-        let refusal = state.former.refusal(Tick::now(), claim, std::iter::once(&least));
-        drop(state);
-        refusal.inspect(|refusal| self.shared.metrics.refused(refusal.reason(), 1))
+        self.refusal(&mut self.shared.state.lock(), Tick::now(), claim, &[least])
+    }
+
+    /// Counts a request that was refused on the word of [`Lane::would_refuse`].
+    pub fn count_refusal(&self, refusal: &Refusal) {
+        self.shared.metrics.refused(refusal.reason(), 1);
+    }
+
+    fn refusal(&self, state: &mut State<R>, now: Tick, claim: &Claim, loads: &[Load]) -> Option<Refusal> {
+        let refusal = state.former.refusal(now, claim, loads.iter())?;
+        if matches!(refusal, Refusal::TooLarge { .. }) {
+            return Some(refusal);
+        }
+        // Room may be held by those who have left.
+        let mut gone = Vec::new();
+        state.former.sweep_gone(&mut gone);
+        if gone.is_empty() {
+            return Some(refusal);
+        }
+        self.shared.metrics.abandoned(gone.len());
+        state.former.refusal(now, claim, loads.iter())
     }
 
     /// Items that wait now.
@@ -195,6 +201,15 @@ impl<R: Runner> Lane<R> {
     }
 }
 
+/// A thread that is counted until it ends, however it ends.
+struct Alive(watch::Sender<usize>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.send_modify(|alive| *alive -= 1);
+    }
+}
+
 impl<R: Runner> Drop for Lane<R> {
     fn drop(&mut self) {
         self.shared.close();
@@ -215,9 +230,11 @@ impl<R: Runner> Shared<R> {
         while let Some(batch) = self.next_batch(instance) {
             let extent = batch.extent;
             let began = Tick::now();
-            self.run(&mut runner, batch, began);
+            let whole = self.run(&mut runner, batch, began);
             let mut state = self.state.lock();
-            state.former.finished(instance, &extent, began.until(Tick::now()));
+            if whole {
+                state.former.finished(instance, &extent, began.until(Tick::now()));
+            }
             self.metrics.learned(state.former.time().fixed_seconds(), state.former.time().token_seconds());
         }
     }
@@ -257,7 +274,9 @@ impl<R: Runner> Shared<R> {
         dropped.late.drain(..).for_each(|entry| entry.item.slot.answer(Err(ItemError::Late)));
     }
 
-    fn run(&self, runner: &mut R, batch: Batch<Waiting<R>>, began: Tick) {
+    /// Runs a batch and answers its items; tells whether it ran as a whole, so that its time says
+    /// something about the time of batches.
+    fn run(&self, runner: &mut R, batch: Batch<Waiting<R>>, began: Tick) -> bool {
         for entry in &batch.entries {
             self.metrics.waited(began.since(entry.arrived));
         }
@@ -274,9 +293,11 @@ impl<R: Runner> Shared<R> {
                     let queued = began.since(entry.arrived);
                     entry.item.slot.answer(Ok(Served { answer, queued, device_time }));
                 }
+                true
             }
             Err(failure) if batch.entries.len() == 1 => {
                 batch.entries.into_iter().for_each(|entry| self.fail(entry, &failure));
+                false
             }
             Err(failure) => {
                 tracing::warn!(
@@ -286,6 +307,7 @@ impl<R: Runner> Shared<R> {
                     "batch failed, running its items alone"
                 );
                 batch.entries.into_iter().for_each(|entry| self.run_alone(runner, entry, began));
+                false
             }
         }
     }

@@ -118,9 +118,12 @@ pub async fn json<T: DeserializeOwned + Send + 'static>(
 pub async fn parse<T: DeserializeOwned + Send + 'static>(shared: &Shared, bytes: Bytes) -> Result<T, ApiError> {
     let small = bytes.len() <= PARSE_INLINE_BYTES_MAX;
     let parsed = shared.pool.run_unless(small, move || serde_json::from_slice::<T>(&bytes)).await?;
-    parsed.map_err(|error| {
-        ApiError::invalid(format!("the body is not the JSON that is expected here: {}", shortened(&error)))
-    })
+    parsed.map_err(|error| not_expected(&error))
+}
+
+/// What to say of a body that is not the JSON it should be.
+pub(crate) fn not_expected(error: &serde_json::Error) -> ApiError {
+    ApiError::invalid(format!("the body is not the JSON that is expected here: {}", shortened(error)))
 }
 
 /// What the parser says, which repeats what it did not expect: its begin and its end, where it

@@ -2,6 +2,7 @@
 //! moderations. No protocol that clients already speak covers both.
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
@@ -43,11 +44,16 @@ pub struct RawQuery {
 pub async fn classify(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Query(query): Query<RawQuery>,
+    query: Result<Query<RawQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    answer(&shared, arrived, query, &headers, body).await.unwrap_or_else(|error| error.respond(Shape::OpenAi))
+    let query = query.map_err(|_| ApiError::invalid("the query takes one `model`: /halny/v1/classify?model=NAME"));
+    let answered = match query {
+        Ok(Query(query)) => answer(&shared, arrived, query, &headers, body).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(|error| error.respond(Shape::OpenAi))
 }
 
 async fn answer(
@@ -76,7 +82,7 @@ async fn answer(
     let model = shared.model(&name)?;
     prepare::expect_task(&model, &[TaskKind::ClassifyText, TaskKind::ClassifyImage])?;
     let context = shared.context(headers, arrived.0, &model)?;
-    model.admit(&context)?;
+    model.admit(&context, shared.profile(headers))?;
     let items = items(shared, &model.task, inputs).await?;
     let served = prepare::run(&model, &context, items, shared.profile(headers)).await?;
     let results = served

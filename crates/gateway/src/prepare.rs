@@ -16,8 +16,14 @@ use crate::{ApiError, Shared};
 /// the 500 microseconds an async thread may be kept, and handing it over would cost as much.
 const INLINE_BYTES_MAX: usize = 256;
 
-/// Values of one request are prepared in pieces of about this size, so that all threads share in.
-const PIECE_BYTES: usize = 16 * 1024;
+/// So few values are looked through where they are: each costs some microseconds however short.
+const INLINE_VALUES_MAX: usize = 8;
+
+/// Values of one request are prepared in pieces of at least this size, so that all threads share in.
+const PIECE_BYTES_MIN: usize = 16 * 1024;
+
+/// Pieces of one request at most: the pool's queue is there for many requests.
+const PIECES_MAX: usize = 16;
 
 /// Refuses a model whose task is another one.
 ///
@@ -43,18 +49,20 @@ pub fn expect_task(model: &LoadedModel, wanted: &[TaskKind]) -> Result<(), ApiEr
 ///
 /// # Errors
 /// What `make` says of the first value that it refuses, with that value's place.
-pub async fn items<V, F>(
+pub async fn items<V, B, F>(
     shared: &Shared,
     task: &Arc<Task>,
     values: Vec<V>,
-    bytes: fn(&V) -> usize,
+    bytes: B,
     make: F,
 ) -> Result<Vec<Item>, ApiError>
 where
     V: Send + 'static,
+    B: Fn(&V) -> usize,
     F: Fn(&Task, V) -> Result<Item, TaskError> + Clone + Send + 'static,
 {
-    let total: usize = values.iter().map(bytes).sum();
+    let total = values.iter().map(&bytes).fold(0usize, usize::saturating_add);
+    let small = total <= INLINE_BYTES_MAX && values.len() <= INLINE_VALUES_MAX;
     let many = values.len() > 1;
     let prepare = move |task: Arc<Task>, first: usize, values: Vec<V>| {
         let one = |(place, value)| {
@@ -65,28 +73,26 @@ where
         };
         values.into_iter().enumerate().map(one).collect::<Result<Vec<Item>, ApiError>>()
     };
-    if total <= INLINE_BYTES_MAX {
-        return prepare(Arc::clone(task), 0, values);
-    }
+    let size = (total / PIECES_MAX).max(PIECE_BYTES_MIN);
     let mut first = 0;
-    let pieces = pieces(values, bytes).into_iter().map(|piece| {
+    let pieces = pieces(values, size, bytes).into_iter().map(|piece| {
         let (task, prepare, start) = (Arc::clone(task), prepare.clone(), first);
         first += piece.len();
-        let work = shared.pool.run(move || prepare(task, start, piece));
+        let work = shared.pool.run_unless(small, move || prepare(task, start, piece));
         async move { work.await.map_err(ApiError::from)? }
     });
     Ok(try_join_all(pieces.collect::<Vec<_>>()).await?.into_iter().flatten().collect())
 }
 
-fn pieces<V>(values: Vec<V>, bytes: fn(&V) -> usize) -> Vec<Vec<V>> {
+fn pieces<V>(values: Vec<V>, at_least: usize, bytes: impl Fn(&V) -> usize) -> Vec<Vec<V>> {
     let mut pieces = vec![Vec::new()];
-    let mut size = 0;
+    let mut size = 0usize;
     for value in values {
-        if size >= PIECE_BYTES {
+        if size >= at_least {
             pieces.push(Vec::new());
             size = 0;
         }
-        size += bytes(&value).max(1);
+        size = size.saturating_add(bytes(&value).max(1));
         if let Some(piece) = pieces.last_mut() {
             piece.push(value);
         }
@@ -106,4 +112,20 @@ pub async fn run(
 ) -> Result<Vec<Served<Answer>>, ApiError> {
     let answers: Answers = model.run(context, items, profile).await?;
     answers.into_iter().map(|outcome| outcome.map_err(ApiError::from)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn one_request_takes_few_places_in_the_pool_and_keeps_its_order(sizes in prop::collection::vec(0usize..200_000, 0..400)) {
+            let total: usize = sizes.iter().sum();
+            let pieces = pieces(sizes.clone(), (total / PIECES_MAX).max(PIECE_BYTES_MIN), |size| *size);
+            prop_assert!(pieces.len() <= PIECES_MAX + 1);
+            prop_assert_eq!(pieces.concat(), sizes);
+        }
+    }
 }

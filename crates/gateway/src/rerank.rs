@@ -57,12 +57,15 @@ async fn answer(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Bo
     prepare::expect_task(&model, &[TaskKind::Rerank])?;
     check(&request, shared.limits.now().max_inputs_per_request)?;
     let context = shared.context(headers, arrived.0, &model)?;
-    model.admit(&context)?;
+    model.admit(&context, shared.profile(headers))?;
     let documents: Vec<String> = request.documents.into_iter().map(Document::text).collect();
     let kept = request.return_documents.then(|| documents.clone());
     let query = std::sync::Arc::<str>::from(request.query);
+    // The query is tokenised with every document.
+    let query_bytes = query.len();
+    let bytes = move |document: &String| query_bytes + document.len();
     let make = move |task: &halny_tasks::Task, document: String| task.tokenise_pair(&query, &document);
-    let items = prepare::items(shared, &model.task, documents, String::len, make).await?;
+    let items = prepare::items(shared, &model.task, documents, bytes, make).await?;
     let tokens: usize = items.iter().map(Item::tokens).sum();
     let served = prepare::run(&model, &context, items, shared.profile(headers)).await?;
     let mut scored = served

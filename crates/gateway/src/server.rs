@@ -287,10 +287,8 @@ fn http2_server(patience: Duration) -> http2::Builder<TokioExecutor> {
 pub(crate) async fn loopback_names_only(request: Request, next: Next) -> Response {
     let by_header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = by_header.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
-    let foreign_origin = request.headers().get(header::ORIGIN).is_some_and(|origin| {
-        let origin = origin.to_str().unwrap_or_default();
-        !origin.split_once("://").is_some_and(|(_, rest)| is_loopback_name(rest))
-    });
+    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| host == Some(rest));
+    let foreign_origin = request.headers().get(header::ORIGIN).is_some_and(|origin| !origin.to_str().is_ok_and(own));
     if host.is_none_or(|host| !is_loopback_name(host)) || foreign_origin {
         let refused =
             ApiError::new(Fault::Caller, "this port answers to localhost only, and to no page of another origin");

@@ -100,9 +100,18 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
         () = &mut ports => Ok(()),
     };
     stop.cancel();
-    ports.await;
-    running.shared.residency.drain().await;
-    tracing::info!("stopped");
+    let patience = running.shared.limits.now().drain_timeout.max(Duration::from_secs(1));
+    let finish = async {
+        ports.await;
+        // The ports took their time from the same patience; a device that hangs must not take more.
+        if tokio::time::timeout(patience, running.shared.residency.drain()).await.is_err() {
+            tracing::warn!("a model did not finish in time and is broken off");
+        }
+    };
+    tokio::select! {
+        () = finish => tracing::info!("stopped"),
+        signal = stop_signal() => tracing::warn!("{} received again: stopping at once", signal?),
+    }
     outcome
 }
 

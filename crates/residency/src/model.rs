@@ -53,8 +53,10 @@ pub struct LoadedProfile {
 
 impl Drop for LoadedProfile {
     fn drop(&mut self) {
-        self.metrics.models().unloaded(&self.labels);
-        self.metrics.forget_lane(&self.labels);
+        // The same labels may belong to the lane that replaced this one.
+        if self.metrics.forget_lane(&self.labels) {
+            self.metrics.models().unloaded(&self.labels);
+        }
     }
 }
 
@@ -69,18 +71,20 @@ impl LoadedModel {
     ///
     /// # Errors
     /// What the first profile's lane says, when all refuse.
-    pub fn admit(&self, context: &RequestContext) -> Result<(), RunError> {
+    pub fn admit(&self, context: &RequestContext, profile: Option<&str>) -> Result<(), RunError> {
         let claim = claim(context);
         let mut first = None;
-        for profile in &self.profiles {
+        for profile in self.named(profile)? {
             match profile.lane.would_refuse(&claim) {
                 None => return Ok(()),
                 Some(refusal) => {
-                    first.get_or_insert(refusal);
+                    first.get_or_insert((&profile.lane, refusal));
                 }
             }
         }
-        first.map_or(Ok(()), |refusal| Err(refusal.into()))
+        let Some((lane, refusal)) = first else { return Ok(()) };
+        lane.count_refusal(&refusal);
+        Err(refusal.into())
     }
 
     /// Runs the items, each in whatever batch suits it, and gives their outcomes in order.

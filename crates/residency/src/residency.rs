@@ -11,6 +11,8 @@ use halny_telemetry::Metrics;
 use halny_types::project::{Model, Project};
 use halny_types::{ModelName, Tick};
 use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use crate::error::LoadCause;
 use crate::load::Loader;
@@ -29,7 +31,7 @@ struct Inner {
     /// What requests look at: replaced whole whenever a model comes or goes.
     ready: ArcSwap<BTreeMap<ModelName, Arc<LoadedModel>>>,
     /// Models that are no longer given out and still answer what they had accepted.
-    retiring: Mutex<Vec<Arc<LoadedModel>>>,
+    retiring: TaskTracker,
     /// Loads happen one after the other: two at once would fight for memory and cores.
     loading: tokio::sync::Mutex<()>,
     /// Whether a project has been applied: before, nothing is known, and so nothing is ready.
@@ -55,7 +57,7 @@ impl Residency {
             loader: Loader { engine, places, metrics },
             slots: Mutex::default(),
             ready: ArcSwap::default(),
-            retiring: Mutex::default(),
+            retiring: TaskTracker::new(),
             loading: tokio::sync::Mutex::default(),
             applied: AtomicBool::new(false),
         };
@@ -98,14 +100,18 @@ impl Residency {
     /// # Errors
     /// [`ResidencyError::Unknown`] when the project has no such model.
     pub async fn unload(&self, name: &str) -> Result<(), ResidencyError> {
-        {
+        let retired = {
             let mut slots = self.inner.slots.lock();
             let slot = slots.get_mut(name).ok_or_else(|| unknown(name))?;
             slot.state = ModelState::Unloaded;
-            self.retire(slot.loaded.take());
+            let retired = slot.loaded.take();
             self.publish(&slots);
+            self.retire(retired)
+        };
+        if let Some(retired) = retired {
+            // It ends by itself, or with the process.
+            let _ = retired.await;
         }
-        self.wait_for_retiring().await;
         Ok(())
     }
 
@@ -161,7 +167,8 @@ impl Residency {
             }
             self.publish(&slots);
         }
-        self.wait_for_retiring().await;
+        self.inner.retiring.close();
+        self.inner.retiring.wait().await;
     }
 
     /// Loads a model unless the very same is loaded already; tells whether it did.
@@ -259,18 +266,11 @@ impl Residency {
         self.inner.ready.store(Arc::new(ready));
     }
 
-    /// Keeps a model that is no longer given out until those who hold it are done.
-    fn retire(&self, model: Option<Arc<LoadedModel>>) {
-        let mut retiring = self.inner.retiring.lock();
-        retiring.retain(|model| Arc::strong_count(model) > 1);
-        retiring.extend(model);
-    }
-
-    /// Waits until nobody holds a retired model, then until its threads have ended.
-    async fn wait_for_retiring(&self) {
-        loop {
-            let model = self.inner.retiring.lock().pop();
-            let Some(model) = model else { return };
+    /// Lets a model that is no longer given out answer what it had accepted, then ends its threads
+    /// and gives its memory back. The server's end waits for that, and so may the caller.
+    fn retire(&self, model: Option<Arc<LoadedModel>>) -> Option<JoinHandle<()>> {
+        let model = model?;
+        Some(self.inner.retiring.spawn(async move {
             // Requests hold the model while they run, so there is no event to wait for but theirs:
             // the count is looked at again until it says that this is the last holder.
             while Arc::strong_count(&model) > 1 {
@@ -280,7 +280,7 @@ impl Residency {
                 profile.lane.close();
                 profile.lane.drained().await;
             }
-        }
+        }))
     }
 }
 

@@ -90,6 +90,22 @@ async fn what_has_not_changed_is_not_loaded_again_and_what_has_is() {
     assert_eq!(a.version, rig.residency.get("a").unwrap().version, "the same files are the same version");
 }
 
+/// The old lane and the new one have the same labels: the old one's end must not take the series.
+#[tokio::test]
+async fn a_replaced_model_is_freed_and_its_successor_keeps_its_metrics() {
+    let rig = rig(FakeEngine::doubling());
+    rig.residency.apply(&project(&[("a", "")])).await;
+    let old = Arc::downgrade(&rig.residency.get("a").unwrap());
+    rig.residency.apply(&project(&[("a", "max_batch_delay_ms = 7")])).await;
+    while old.strong_count() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(double(&rig.residency, "a", 1.0).await.unwrap(), 2.0);
+    let text = rig.metrics.render();
+    assert!(text.contains("halny_loaded_models{model=\"a\""), "{text}");
+    assert!(text.contains("halny_lane_finished_items_total{model=\"a\""), "{text}");
+}
+
 #[tokio::test]
 async fn new_files_are_a_new_version() {
     let rig = rig(FakeEngine::doubling());

@@ -1,7 +1,10 @@
 //! What a lane counts: waiting, batches, device time, refusals.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -35,6 +38,8 @@ type Histograms = Family<LaneLabels, Histogram, fn() -> Histogram>;
 
 #[derive(Clone)]
 pub(crate) struct LaneFamilies {
+    /// How many lanes use these labels.
+    bound: Arc<Mutex<HashMap<LaneLabels, usize>>>,
     queue_seconds: Histograms,
     batch_items: Histograms,
     batch_tokens: Histograms,
@@ -72,6 +77,7 @@ fn ratio() -> Histogram {
 impl LaneFamilies {
     pub(crate) fn register(registry: &mut Registry) -> LaneFamilies {
         let families = LaneFamilies {
+            bound: Arc::default(),
             queue_seconds: Family::new_with_constructor(seconds),
             batch_items: Family::new_with_constructor(items),
             batch_tokens: Family::new_with_constructor(tokens),
@@ -111,7 +117,20 @@ impl LaneFamilies {
         families
     }
 
+    /// One lane less uses these labels; tells whether it was the last.
+    pub(crate) fn unbind(&self, labels: &LaneLabels) -> bool {
+        let mut bound = self.bound.lock();
+        let left = bound.get(labels).copied().unwrap_or(1).saturating_sub(1);
+        if left == 0 {
+            bound.remove(labels);
+        } else {
+            bound.insert(labels.clone(), left);
+        }
+        left == 0
+    }
+
     pub(crate) fn bind(&self, labels: &LaneLabels) -> LaneMetrics {
+        *self.bound.lock().entry(labels.clone()).or_default() += 1;
         LaneMetrics {
             labels: labels.clone(),
             queue_seconds: self.queue_seconds.get_or_create(labels).clone(),

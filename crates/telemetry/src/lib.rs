@@ -55,9 +55,14 @@ impl Metrics {
         self.lanes.bind(labels)
     }
 
-    /// Forgets the series of a lane that is gone.
-    pub fn forget_lane(&self, labels: &LaneLabels) {
-        self.lanes.forget(labels);
+    /// A lane is gone. Its series are forgotten with the last lane of these labels, which is when
+    /// this returns true: a model that is replaced has two for a while.
+    pub fn forget_lane(&self, labels: &LaneLabels) -> bool {
+        let last = self.lanes.unbind(labels);
+        if last {
+            self.lanes.forget(labels);
+        }
+        last
     }
 
     /// The handle for loading and unloading.

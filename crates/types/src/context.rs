@@ -50,7 +50,7 @@ pub struct RequestContext {
     pub tenant: TenantId,
     /// How urgent it is.
     pub priority: Priority,
-    /// When the first byte arrived.
+    /// When its head was complete.
     pub arrived: Tick,
     /// After this moment the answer is worth nothing.
     pub deadline: Tick,

@@ -70,8 +70,7 @@ pub(super) fn read(model: String, version: String, body: &Bytes, json_length: Op
         let text = format!("the header {HEADER_LENGTH} says {length} bytes, the body has {}", body.len());
         ApiError::invalid(text)
     })?;
-    let envelope: Envelope<'_> = serde_json::from_slice(json)
-        .map_err(|error| ApiError::invalid(format!("the body is not the JSON that is expected here: {error}")))?;
+    let envelope: Envelope<'_> = serde_json::from_slice(json).map_err(|error| crate::body::not_expected(&error))?;
     let parameters = envelope.parameters.unwrap_or_default();
     let binary = parameters::flag(&parameters, "binary_data_output")?.unwrap_or(false);
     let mut rest = length..body.len();

@@ -90,8 +90,8 @@ pub(super) async fn infer(
     for limit in [limit, asked].into_iter().flatten() {
         context.deadline = context.deadline.min(arrived + limit);
     }
-    model.admit(&context)?;
     let profile = shared.profile(headers);
+    model.admit(&context, profile)?;
     let tensors = if model.task.kind() == TaskKind::Tensor {
         let item = tensor_item(shared, &model, &ports, inputs).await?;
         let served = prepare::run(&model, &context, vec![item], profile).await?;

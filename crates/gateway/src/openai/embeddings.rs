@@ -81,7 +81,7 @@ async fn answer(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Bo
     let dimensions = wanted_dimensions(&request, model.task.dimensions())?;
     check_inputs(&request.input.0, shared.limits.now().max_inputs_per_request)?;
     let context = shared.context(headers, arrived.0, &model)?;
-    model.admit(&context)?;
+    model.admit(&context, shared.profile(headers))?;
     let make = |task: &halny_tasks::Task, input: TextInput| match input {
         TextInput::Text(text) => task.tokenise(&text),
         TextInput::Tokens(ids) => task.from_tokens(&ids),

@@ -317,7 +317,7 @@ function fillProfiles(task) {
   const profiles = chosen(task).profiles;
   const options = profiles.map((profile) =>
     new Option(`${profile.name} (${profile.precision}, ${profile.device})`, profile.name));
-  if (profiles.length > 1) options.unshift(new Option("whichever is free first", ""));
+  if (profiles.length > 1) options.unshift(new Option("the first that has room", ""));
   byId(`${task}-profile`).replaceChildren(...options);
 }
 
