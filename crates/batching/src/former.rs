@@ -40,8 +40,14 @@ pub struct Former<I> {
 /// So many full batches' work waiting is a backlog.
 const BACKLOG_BATCHES: usize = 2;
 
-/// Shorter predictions say nothing about how good predictions are: one batch more or less decides.
-const LAG_LEARNED_FROM_SECONDS: f64 = 0.05;
+/// The share of items that may wait longer than predicted.
+const LATE_SHARE: f64 = 0.003;
+
+/// A tenth of a request's time is kept for what predictions leave out.
+const MARGIN_SHARE: u32 = 10;
+
+/// How much of a correction one item is worth.
+const LAG_STEP: f64 = 0.01;
 
 /// A batch, ready to run.
 #[derive(Debug)]
@@ -145,6 +151,13 @@ impl<I> Former<I> {
             work += load.work();
             largest = largest.max(load.work());
         }
+        for (unit, count, limit) in
+            [("inputs", items, self.limits.max_queue_items), ("bytes", bytes, self.limits.max_queue_bytes)]
+        {
+            if count > limit {
+                return Some(Refusal::LargerThanQueue { unit, count, limit });
+            }
+        }
         let excess_items = (self.queue.items() + items).saturating_sub(self.limits.max_queue_items);
         if excess_items > 0 {
             let retry_after = self.drain_time(excess_items as f64 * self.mean_work);
@@ -163,11 +176,10 @@ impl<I> Former<I> {
         self.too_late(now, claim, work, largest)
     }
 
-    /// When the last of this work would be answered if it were accepted now.
-    fn predicted(&self, now: Tick, claim: &Claim, work: usize, largest: usize) -> Duration {
-        let ahead = self.queue.work_ahead(claim) + work.saturating_sub(largest) as f64;
+    /// When the last of this work would be answered, `ahead` having gone first.
+    fn answered_in(&self, start: Duration, ahead: f64, largest: usize) -> Duration {
         let own = self.time.careful_seconds(self.full_batch_tokens(ahead + largest as f64).max(largest));
-        self.start_in(now, ahead) + Duration::from_secs_f64(own)
+        start + Duration::from_secs_f64(own)
     }
 
     /// When a batch with `ahead` work before it would start: by the model, times what waits have
@@ -177,26 +189,36 @@ impl<I> Former<I> {
         (free_in.unwrap_or_default() + self.drain_time(ahead)).mul_f64(self.lag)
     }
 
-    /// Learns from an item that starts now how far predictions fall short (what they are too long
-    /// by is left as a margin). The model of batch time
-    /// cannot know what else holds batches up: other work on the machine, the network's share of
+    /// Learns from an item that starts now how far predictions fall short: `lag` is kept where only
+    /// three items in a thousand wait longer than was predicted for it (stochastic approximation of a
+    /// quantile: Robbins and Monro, 1951). The model of batch time
+    /// cannot know what else holds items up: other work on the machine, the network's share of
     /// the processors, packing's detours.
     fn learn_lag(&mut self, now: Tick, arrived: Tick, expected: Tick) {
         let (was, predicted) = (now.since(arrived).as_secs_f64(), expected.since(arrived).as_secs_f64());
-        if predicted > LAG_LEARNED_FROM_SECONDS {
-            let off = (was / predicted).clamp(0.25, 4.0);
-            self.lag = (self.lag * (1.0 + 0.01 * (off - 1.0))).clamp(1.0, 4.0);
+        // Shorter predictions say nothing about how good predictions are: one batch more or less decides.
+        let backlog = self.time.seconds(self.full_batch_tokens(f64::INFINITY)) * BACKLOG_BATCHES as f64;
+        if predicted * self.busy_until.len() as f64 > backlog {
+            let step = if was > predicted { LAG_STEP * (1.0 - LATE_SHARE) } else { -LAG_STEP * LATE_SHARE };
+            self.lag = (self.lag * (1.0 + step)).clamp(1.0, 4.0);
         }
     }
 
     fn too_late(&self, now: Tick, claim: &Claim, work: usize, largest: usize) -> Option<Refusal> {
-        let predicted = self.predicted(now, claim, work, largest);
         let budget = now.until(claim.deadline);
-        // Packing may let a few batches go first, and the answer still has to be written.
-        let batch = Duration::from_secs_f64(self.time.seconds(self.full_batch_tokens(self.queue.work_ahead(claim))));
-        let detour = batch * HORIZON_BATCHES as u32 / self.busy_until.len() as u32;
-        let margin = detour.clamp(budget / 10, budget * 3 / 10);
-        let late_by = (predicted + margin).checked_sub(budget).filter(|late| !late.is_zero())?;
+        if budget.is_zero() {
+            return Some(Refusal::Expired);
+        }
+        // `lag` covers all but three in a thousand; the rest, and writing the answer, has this.
+        let patience = budget - budget / MARGIN_SHARE;
+        let before_last = work.saturating_sub(largest) as f64;
+        let needed = self.answered_in(self.drain_time(before_last), before_last, largest);
+        if needed > patience {
+            return Some(Refusal::Impatient { needed, budget });
+        }
+        let ahead = self.queue.work_ahead(claim) + before_last;
+        let predicted = self.answered_in(self.start_in(now, ahead), ahead, largest);
+        let late_by = predicted.checked_sub(patience).filter(|late| !late.is_zero())?;
         Some(Refusal::Deadline { predicted, budget, retry_after: late_by.max(Duration::from_millis(1)) })
     }
 

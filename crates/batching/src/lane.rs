@@ -164,7 +164,7 @@ impl<R: Runner> Lane<R> {
 
     fn refusal(&self, state: &mut State<R>, now: Tick, claim: &Claim, loads: &[Load]) -> Option<Refusal> {
         let refusal = state.former.refusal(now, claim, loads.iter())?;
-        if matches!(refusal, Refusal::TooLarge { .. }) {
+        if !refusal.is_passing() {
             return Some(refusal);
         }
         // Room may be held by those who have left.

@@ -39,6 +39,27 @@ pub enum Refusal {
         /// When the same request would be accepted.
         retry_after: Duration,
     },
+    /// The deadline has passed already.
+    #[error("the deadline has passed already; give the request more time")]
+    Expired,
+    /// Not even a lane that has nothing else to do would answer in time.
+    #[error("the answer takes about {} when nothing else waits, the deadline is in {}; give the request more time", human(*.needed), human(*.budget))]
+    Impatient {
+        /// Time to the answer if nothing else waited.
+        needed: Duration,
+        /// Time to the deadline.
+        budget: Duration,
+    },
+    /// Not even an empty queue can hold the request.
+    #[error("a request of {count} {unit} does not fit a queue of {limit}; send several smaller requests")]
+    LargerThanQueue {
+        /// What is counted: `inputs` or `bytes`.
+        unit: &'static str,
+        /// How many the request has.
+        count: usize,
+        /// How many may wait.
+        limit: usize,
+    },
     /// No batch can hold the item, however long it waits.
     #[error(
         "an input of {rows} rows and length {length} does not fit a batch of {max_rows} rows and {max_tokens} tokens; send less at once"
@@ -59,6 +80,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the same request may be taken later, without being changed.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        self.fault() == Fault::Overload
+    }
+
     /// The reason in one word: a metric's label.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -66,6 +93,9 @@ impl Refusal {
             Refusal::QueueItems { .. } => "queue_items",
             Refusal::QueueBytes { .. } => "queue_bytes",
             Refusal::Deadline { .. } => "deadline",
+            Refusal::Expired => "expired",
+            Refusal::Impatient { .. } => "impatient",
+            Refusal::LargerThanQueue { .. } => "larger_than_queue",
             Refusal::TooLarge { .. } => "too_large",
             Refusal::Closed => "closed",
         }
@@ -75,8 +105,11 @@ impl Refusal {
 impl Blame for Refusal {
     fn fault(&self) -> Fault {
         match self {
-            Refusal::TooLarge { .. } => Fault::TooLarge,
-            _ => Fault::Overload,
+            Refusal::TooLarge { .. } | Refusal::LargerThanQueue { .. } => Fault::TooLarge,
+            Refusal::Expired | Refusal::Impatient { .. } => Fault::Late,
+            Refusal::QueueItems { .. } | Refusal::QueueBytes { .. } | Refusal::Deadline { .. } | Refusal::Closed => {
+                Fault::Overload
+            }
         }
     }
 
@@ -86,7 +119,10 @@ impl Blame for Refusal {
             | Refusal::QueueBytes { retry_after, .. }
             | Refusal::Deadline { retry_after, .. } => Some(*retry_after),
             Refusal::Closed => Some(Duration::from_millis(100)),
-            Refusal::TooLarge { .. } => None,
+            Refusal::Expired
+            | Refusal::Impatient { .. }
+            | Refusal::LargerThanQueue { .. }
+            | Refusal::TooLarge { .. } => None,
         }
     }
 }

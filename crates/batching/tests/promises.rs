@@ -8,7 +8,7 @@ use std::time::Duration;
 use halny_batching::former::{Decision, Dropped, Former};
 use halny_batching::pack::Extent;
 use halny_batching::{Claim, HORIZON_BATCHES, LaneLimits, Load, PASSED_OVER_MAX, Packing, Refusal};
-use halny_types::{Priority, TenantId, Tick};
+use halny_types::{Blame, Fault, Priority, TenantId, Tick};
 use proptest::prelude::*;
 
 /// Something that will arrive.
@@ -366,6 +366,17 @@ proptest! {
         prop_assert!(second.answered.contains_key(&(arrivals.len() - 1)), "refused again after {later:?}");
     }
 
+    /// Even on a lane that has nothing to do the answer takes its time: no hour is named at which a
+    /// shorter deadline could be met.
+    #[test]
+    fn a_deadline_that_no_lane_could_meet_is_refused_without_an_hour_to_come_back(length in 5usize..60, budget_micros in 0u64..900) {
+        let arrival = Arrival { deadline: Duration::from_micros(budget_micros), ..Arrival::at(0, length) };
+        let history = Simulation::new(limits(), 1, DEVICE).play(&[arrival]);
+        let refusal = &history.refused[0].1;
+        prop_assert_eq!(refusal.fault(), Fault::Late);
+        prop_assert_eq!(refusal.retry_after(), None);
+    }
+
     /// Packing by length never computes more than packing in order of arrival, beyond what the
     /// learned cost of narrower batches says is worth it.
     #[test]
@@ -390,6 +401,20 @@ fn a_full_queue_refuses_at_once_and_says_when_to_come_back() {
         refusal,
         Refusal::QueueItems { limit: 10, retry_after, .. } if *retry_after > Duration::ZERO
     )));
+}
+
+#[test]
+fn a_request_larger_than_the_whole_queue_is_never_told_to_come_back() {
+    let limits = LaneLimits { max_queue_items: 3, max_queue_bytes: 25, ..limits() };
+    let mut former = Former::new(limits, 1, |_: &SimItem| false);
+    let refusal = |former: &Former<SimItem>, count: usize| {
+        let arrival = Arrival::at(0, 10);
+        former.refusal(arrival.at, &arrival.claim(), std::iter::repeat_n(&arrival.load(), count)).unwrap()
+    };
+    assert!(matches!(refusal(&former, 4), Refusal::LargerThanQueue { unit: "inputs", count: 4, limit: 3 }));
+    assert!(matches!(refusal(&former, 3), Refusal::LargerThanQueue { unit: "bytes", count: 30, limit: 25 }));
+    former.stop_waiting();
+    assert_eq!(refusal(&former, 4).retry_after(), None);
 }
 
 #[test]

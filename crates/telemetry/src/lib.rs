@@ -23,10 +23,13 @@ pub use lane::{LaneLabels, LaneMetrics};
 pub use log::LogFormat;
 pub use model::ModelMetrics;
 
-/// Everything that is counted in one server.
+/// Everything that is counted in one server. Cloning shares it, and costs one count: every request
+/// does.
 #[derive(Clone)]
-pub struct Metrics {
-    registry: Arc<RwLock<Registry>>,
+pub struct Metrics(Arc<Families>);
+
+struct Families {
+    registry: RwLock<Registry>,
     lanes: lane::LaneFamilies,
     models: ModelMetrics,
     gateway: GatewayMetrics,
@@ -46,21 +49,21 @@ impl Metrics {
         let lanes = lane::LaneFamilies::register(&mut registry);
         let models = ModelMetrics::register(&mut registry);
         let gateway = GatewayMetrics::register(&mut registry);
-        Metrics { registry: Arc::new(RwLock::new(registry)), lanes, models, gateway }
+        Metrics(Arc::new(Families { registry: RwLock::new(registry), lanes, models, gateway }))
     }
 
     /// The handle of one lane.
     #[must_use]
     pub fn lane(&self, labels: &LaneLabels) -> LaneMetrics {
-        self.lanes.bind(labels)
+        self.0.lanes.bind(labels)
     }
 
     /// A lane is gone. Its series are forgotten with the last lane of these labels, which is when
     /// this returns true: a model that is replaced has two for a while.
     pub fn forget_lane(&self, labels: &LaneLabels) -> bool {
-        let last = self.lanes.unbind(labels);
+        let last = self.0.lanes.unbind(labels);
         if last {
-            self.lanes.forget(labels);
+            self.0.lanes.forget(labels);
         }
         last
     }
@@ -68,13 +71,13 @@ impl Metrics {
     /// The handle for loading and unloading.
     #[must_use]
     pub fn models(&self) -> &ModelMetrics {
-        &self.models
+        &self.0.models
     }
 
     /// The handle of the gateway.
     #[must_use]
     pub fn gateway(&self) -> &GatewayMetrics {
-        &self.gateway
+        &self.0.gateway
     }
 
     /// All metrics in the OpenMetrics text format 1.0, as `/metrics` answers.
@@ -82,7 +85,7 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
         // Writing into a `String` cannot fail; what was written stays readable in any case.
-        let _ = encode(&mut text, &self.registry.read());
+        let _ = encode(&mut text, &self.0.registry.read());
         text
     }
 }
