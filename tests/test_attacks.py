@@ -252,12 +252,31 @@ def test_a_deadline_that_is_none_is_refused(target: Server, value: str) -> None:
 
 
 def test_a_million_inputs_are_refused_whole(target: Server) -> None:
-    body: dict[str, Any] = {"model": "tiny", "input": ["a"] * 500_000}
-    assert "2048" in assert_refused(requests.post(f"{target.url}/v1/embeddings", json=body, timeout=60), 400)
-    body = {"model": "tiny", "input": [[1]] * 500_000}
-    assert_refused(requests.post(f"{target.url}/v1/embeddings", json=body, timeout=60), 400)
+    def refusal(path: str, body: dict[str, Any], status: int = 400) -> str:
+        return assert_refused(requests.post(f"{target.url}{path}", json=body, timeout=60), status)
+
+    assert "2048" in refusal("/v1/embeddings", {"model": "tiny", "input": ["a"] * 3_000})
+    assert "100000" in refusal("/v1/embeddings", {"model": "tiny", "input": ["a"] * 500_000})
+    assert "100000" in refusal("/v1/embeddings", {"model": "tiny", "input": [[1]] * 500_000})
+    assert "100000" in refusal("/v1/rerank", {"model": "rerank", "query": "a", "documents": ["a"] * 500_000})
+    assert "100000" in refusal("/halny/v1/classify", {"model": "brightness", "input": ["a"] * 500_000})
     body = {"model": "tiny", "input": [5] * 1_000_000}
-    assert_refused(requests.post(f"{target.url}/v1/embeddings", json=body, timeout=60), 413)
+    refusal("/v1/embeddings", body, 413)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models/%ff", "/v2/models/%ff", "/v2/models/%ff/ready", "/v2/models/arithmetic/versions/%ff/config"]
+)
+def test_a_path_that_is_not_utf8_is_refused_in_the_protocols_shape(target: Server, path: str) -> None:
+    assert "UTF-8" in assert_refused(requests.get(f"{target.url}{path}", timeout=30), 400)
+
+
+def test_a_deadline_that_no_server_could_meet_is_not_told_to_come_back(target: Server) -> None:
+    body = {"model": "tiny", "input": ["sun " * 40] * 500}
+    headers = {"x-halny-deadline-ms": "1"}
+    answer = requests.post(f"{target.url}/v1/embeddings", json=body, headers=headers, timeout=30)
+    assert_refused(answer, 504)
+    assert "retry-after" not in answer.headers
 
 
 TENSOR = {"name": "matrix", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}

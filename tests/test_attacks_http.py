@@ -3,19 +3,24 @@ clear refusal, with the process alive, memory flat, and the next request answere
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import socket
 import struct
+import time
+from pathlib import Path
 
 import pytest
 import requests
 
+import projects
 import wire
 from conftest import TARGET_MAX_BODY as MAX_BODY
+from conftest import Tiny
 from refusals import GROWTH_MIB, assert_refused
-from server import Server
+from server import Server, wait_for
 
 JSON = "Content-Type: application/json"
 
@@ -197,6 +202,63 @@ def test_control_characters_and_unusual_text_are_only_text(target: Server) -> No
     for text in ("\0", "\x1b[2J", "\u202e", "\ufeff", "a\u0300" * 10, "𐍈", "{{7*7}}", "${jndi:ldap://x}"):
         answer = requests.post(f"{target.url}/v1/embeddings", json={"model": "tiny", "input": text}, timeout=30)
         assert answer.status_code in (200, 400), (text, answer.text)
+
+
+# Clients that do not take what they asked for
+
+
+def test_who_reads_no_answer_is_given_up_on(target: Server) -> None:
+    before = target.metric("halny_open_connections")
+    with wire.connect(target.port) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(1.0)
+        asking = wire.head("/metrics", method="GET") * 100
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while True:
+                connection.sendall(asking)
+        wait_for("the connection to be closed", lambda: target.metric("halny_open_connections") <= before)
+
+
+def test_who_opens_no_window_for_an_answer_is_given_up_on(target: Server) -> None:
+    """Pings are answered and other streams read: still the one that takes nothing counts."""
+    no_window = wire.frame(wire.SETTINGS, 0, 0, struct.pack(">HI", wire.INITIAL_WINDOW_SIZE, 0))
+    ask = wire.frame(
+        wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, 1, wire.header_block(b"GET", b"/metrics")
+    )
+    with wire.connect(target.port, timeout_s=0.5) as connection:
+        connection.sendall(wire.PREFACE + no_window + wire.frame(wire.SETTINGS, wire.ACK, 0) + ask)
+        for _ in range(120):
+            try:
+                connection.sendall(wire.frame(wire.PING, 0, 0, bytes(8)))
+                if not connection.recv(65_536):
+                    return
+                # A ping a second at most: more would be a flood.
+                time.sleep(0.5)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return
+    pytest.fail("the connection was held for as long as it answered pings")
+
+
+def test_bodies_that_wait_take_no_more_memory_than_they_may(tmp_path: Path, tiny: Tiny) -> None:
+    models = [projects.model("tiny", tiny.embed.folder, "embed")]
+    body = json.dumps({"model": "tiny", "input": "sun", "user": "x" * 400_000}).encode()
+    head = wire.head("/v1/embeddings", JSON, f"Content-Length: {len(body)}")
+    with projects.start(tmp_path, models, max_body="512KiB", max_bodies="512KiB") as server:
+        with wire.connect(server.port) as slow:
+            slow.sendall(head + body[:300_000])
+            # Whether it has read that far is not to be seen; it has when the next finds no room.
+            refused = wait_for("the room to be taken", lambda: _refused(wire.exchange(server.port, head, body)))
+            assert "try again" in assert_refused(refused, 503)
+            assert b"retry-after" in refused.head.lower()
+            slow.sendall(body[300_000:])
+            assert wire.read_reply(slow).status == 200
+        assert wire.exchange(server.port, head, body).status == 200
+
+
+def _refused(reply: wire.Reply) -> wire.Reply | None:
+    return None if reply.status == 200 else reply
 
 
 # HTTP/2

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import litserve
 
 from onnx_embedder import OnnxEmbedder, Vectors
+from peers.arguments import parse
 
 
 class Embed(litserve.LitAPI):
@@ -40,15 +40,7 @@ class Embed(litserve.LitAPI):
 
 def main() -> None:
     """Serves until it is told to stop."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--graph", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--wait-ms", type=float, required=True)
-    arguments = parser.parse_args()
+    arguments = parse()
     api = Embed(
         arguments.graph,
         arguments.tokenizer,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
 from onnx_embedder import OnnxEmbedder
+from peers.arguments import parse
 
 
 def infer(embedder: OnnxEmbedder) -> Any:
@@ -26,17 +25,7 @@ def infer(embedder: OnnxEmbedder) -> Any:
 
 def main() -> None:
     """Serves until it is told to stop."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--grpc-port", type=int, required=True)
-    parser.add_argument("--metrics-port", type=int, required=True)
-    parser.add_argument("--graph", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--workers", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--batch", type=int, required=True)
-    parser.add_argument("--wait-ms", type=float, required=True)
-    arguments = parser.parse_args()
+    arguments = parse("--grpc-port", "--metrics-port")
     files = (arguments.graph, arguments.tokenizer)
     config = TritonConfig(
         http_address="127.0.0.1",

@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Tensors stay where the network put them instead of being copied out of the message.
         .bytes(".")
         .btree_map(".")
+        .extern_path(".inference.Undecoded", "crate::oip::codec::Undecoded")
         .codec_path("crate::oip::codec::BoundedCodec")
         .compile_fds(messages)?;
     Ok(())

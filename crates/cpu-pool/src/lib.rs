@@ -3,7 +3,8 @@
 //!
 //! The device never waits for this work and the network never waits behind it. The queue is
 //! bounded: work that finds it full is refused at once. Work whose client has left before it
-//! began is never begun.
+//! began is never begun. What ends a request that was accepted is not refused: it goes before
+//! what begins one, and there is no more of it than there are requests at work.
 //!
 //! Not `tokio::task::spawn_blocking`: its queue has no bound and its 512 threads would fight the
 //! device's own for the cores. Not `rayon`: it is made to split one task over all cores, and its
@@ -13,7 +14,7 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased, unbounded};
 use halny_types::{Blame, Fault};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -23,8 +24,15 @@ type Work = Box<dyn FnOnce() + Send>;
 /// The pool. Cloning shares it; when the last clone goes, its threads finish what waits and end.
 #[derive(Clone)]
 pub struct CpuPool {
-    queue: Arc<Sender<Work>>,
+    queues: Arc<Queues>,
     limit: usize,
+}
+
+struct Queues {
+    /// What begins a request.
+    beginning: Sender<Work>,
+    /// What ends one.
+    finishing: Sender<Work>,
 }
 
 /// Why the pool did not do its work.
@@ -56,14 +64,13 @@ impl CpuPool {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn new(threads: NonZeroUsize, limit: usize) -> std::io::Result<CpuPool> {
-        let (queue, work): (Sender<Work>, Receiver<Work>) = bounded(limit.max(1));
+        let (beginning, begins) = bounded(limit.max(1));
+        let (finishing, finishes) = unbounded();
         for number in 0..threads.get() {
-            let work = work.clone();
-            std::thread::Builder::new()
-                .name(format!("cpu-{number}"))
-                .spawn(move || work.iter().for_each(|piece| piece()))?;
+            let (begins, finishes) = (begins.clone(), finishes.clone());
+            std::thread::Builder::new().name(format!("cpu-{number}")).spawn(move || serve(&begins, &finishes))?;
         }
-        Ok(CpuPool { queue: Arc::new(queue), limit: limit.max(1) })
+        Ok(CpuPool { queues: Arc::new(Queues { beginning, finishing }), limit: limit.max(1) })
     }
 
     /// Does `work` on one of the pool's threads.
@@ -71,22 +78,30 @@ impl CpuPool {
     /// # Errors
     /// [`PoolError::Full`] at once when too much waits; [`PoolError::Panicked`] when `work` did.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PoolError> {
-        let (sender, receiver) = oneshot::channel();
-        let piece: Work = Box::new(move || {
-            if sender.is_closed() {
-                return;
-            }
-            // A receiver that has gone meanwhile is no error: nobody waits for the result.
-            let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
-        });
-        self.queue.try_send(piece).map_err(|refused| match refused {
+        let (piece, result) = piece(work);
+        self.queues.beginning.try_send(piece).map_err(|refused| match refused {
             TrySendError::Full(_) => PoolError::Full { limit: self.limit },
             TrySendError::Disconnected(_) => PoolError::Panicked,
         })?;
-        match receiver.await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) | Err(_) => Err(PoolError::Panicked),
+        result.await.ok().and_then(Result::ok).ok_or(PoolError::Panicked)
+    }
+
+    /// Does the last `work` of a request that was accepted: it waits for its turn, however much
+    /// waits, unless it is `small`, which is done here as in [`CpuPool::run_unless`].
+    ///
+    /// # Errors
+    /// [`PoolError::Panicked`] when `work` did.
+    pub async fn finish_unless<T: Send + 'static>(
+        &self,
+        small: bool,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
+        if small {
+            return catch_unwind(AssertUnwindSafe(work)).map_err(|_| PoolError::Panicked);
         }
+        let (piece, result) = piece(work);
+        self.queues.finishing.send(piece).map_err(|_| PoolError::Panicked)?;
+        result.await.ok().and_then(Result::ok).ok_or(PoolError::Panicked)
     }
 
     /// Does `work` here when it is `small`, which its caller promises means well under 500
@@ -104,6 +119,37 @@ impl CpuPool {
         }
         self.run(work).await
     }
+}
+
+/// The life of one of the pool's threads.
+fn serve(begins: &Receiver<Work>, finishes: &Receiver<Work>) {
+    loop {
+        let piece = select_biased! {
+            recv(finishes) -> piece => piece,
+            recv(begins) -> piece => piece,
+        };
+        match piece {
+            Ok(piece) => piece(),
+            // Both ends went together: what waits is done, and no more comes.
+            Err(_) => break,
+        }
+    }
+    finishes.iter().chain(begins).for_each(|piece| piece());
+}
+
+/// `work` for a thread of the pool, and where its result comes out.
+fn piece<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> (Work, oneshot::Receiver<std::thread::Result<T>>) {
+    let (sender, receiver) = oneshot::channel();
+    let piece: Work = Box::new(move || {
+        if sender.is_closed() {
+            return;
+        }
+        // A receiver that has gone meanwhile is no error: nobody waits for the result.
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
+    });
+    (piece, receiver)
 }
 
 #[cfg(test)]
@@ -151,11 +197,14 @@ mod tests {
                 let mut stays = Box::pin(pool.run(count(&done)));
                 assert!(futures_pending(left.as_mut()).await && futures_pending(stays.as_mut()).await);
                 assert_eq!(pool.run(count(&done)).await, Err(PoolError::Full { limit: 2 }));
+                let mut last = Box::pin(pool.finish_unless(false, count(&done)));
+                assert!(futures_pending(last.as_mut()).await, "what ends a request is not refused");
                 drop(left);
                 open.send(()).unwrap();
                 first.await.unwrap().unwrap();
                 stays.await.unwrap();
-                assert_eq!(done.load(Ordering::SeqCst), 1);
+                assert_eq!(last.await, Ok(0), "and goes before what begins one");
+                assert_eq!(done.load(Ordering::SeqCst), 2);
             })
             .await;
     }

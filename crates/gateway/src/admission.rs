@@ -1,17 +1,24 @@
 //! The door: counts requests in and out, names them, and refuses what is over the limit.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use bytes::Bytes;
 use halny_telemetry::GatewayMetrics;
 use halny_types::{Fault, RequestId, Tick};
 use http::{HeaderValue, Method, header};
+use http_body::{Frame, SizeHint};
 
 use crate::error::Shape;
-use crate::{ApiError, LiveLimits};
+use crate::incoming::{BodyLimits, GRACE, Held, Incoming, Room};
+use crate::{ApiError, LiveLimits, body};
 
 /// The header that names a request; taken from the client where it is harmless, made otherwise.
 pub const REQUEST_ID_HEADER: &str = "x-request-id";
@@ -19,10 +26,15 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 /// The longest request id that is taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// The door of one port.
+/// The door of one port. Cloning shares it.
 #[derive(Clone)]
-pub struct Door {
-    in_flight: Arc<AtomicUsize>,
+pub struct Door(Arc<Inner>);
+
+struct Inner {
+    in_flight: AtomicUsize,
+    /// How long requests have lately been inside, in the mean.
+    mean_micros: AtomicU64,
+    bodies: Room,
     limits: LiveLimits,
     metrics: GatewayMetrics,
 }
@@ -35,50 +47,112 @@ impl Door {
     /// A door that lets as many requests in at once as the limits say.
     #[must_use]
     pub fn new(limits: LiveLimits, metrics: GatewayMetrics) -> Door {
-        Door { in_flight: Arc::default(), limits, metrics }
+        let (in_flight, mean_micros, bodies) = (AtomicUsize::new(0), AtomicU64::new(0), Room::default());
+        Door(Arc::new(Inner { in_flight, mean_micros, bodies, limits, metrics }))
     }
 
-    fn enter(&self) -> Option<Inside> {
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.metrics.in_flight().inc();
-        let inside = Inside(self.clone());
-        (before < self.limits.now().max_concurrent_requests).then_some(inside)
+    fn enter(&self, arrived: Tick) -> Inside {
+        let before = self.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.0.metrics.in_flight().inc();
+        let has_place = before < self.0.limits.now().max_concurrent_requests;
+        Inside { door: self.clone(), arrived, has_place, held: self.0.bodies.held() }
+    }
+
+    /// What to tell a request that finds no place: one becomes free, in the mean, when the requests
+    /// inside have been inside for as long as requests are.
+    fn full(&self) -> ApiError {
+        let mean = Duration::from_micros(self.0.mean_micros.load(Ordering::Relaxed));
+        let limit = self.0.limits.now().max_concurrent_requests;
+        ApiError::new(Fault::Overload, format!("{limit} requests are being worked on, no more are taken; try again"))
+            .retry_after(mean.max(Duration::from_millis(1)))
     }
 }
 
-/// A request that is inside; dropping it, however it ends, counts it out.
-struct Inside(Door);
+/// A request that is inside until its answer has been taken from us, or its client has gone.
+struct Inside {
+    door: Door,
+    arrived: Tick,
+    has_place: bool,
+    held: Arc<Held>,
+}
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.in_flight().dec();
+        let door = &self.door.0;
+        door.in_flight.fetch_sub(1, Ordering::Relaxed);
+        door.metrics.in_flight().dec();
+        if self.has_place {
+            let took = u64::try_from(self.arrived.until(Tick::now()).as_micros()).unwrap_or(u64::MAX);
+            let mean = door.mean_micros.load(Ordering::Relaxed);
+            // One of several writers wins; a mean does not mind.
+            door.mean_micros.store(mean - mean / 16 + took / 16, Ordering::Relaxed);
+        }
     }
 }
 
 /// The middleware of a port.
-pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, mut request: Request, next: Next) -> Response {
+pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let arrived = Tick::now();
     // Health and metrics are asked for when it matters most: under overload.
     let exempt = request.method() == Method::GET;
-    let inside = door.enter();
+    let inside = door.enter(arrived);
     let shape = shape_of(request.uri().path());
     let id = request_id(&request);
-    request.extensions_mut().insert(Arrived(arrived));
-    let mut response = if inside.is_none() && !exempt {
-        let text = format!(
-            "{} requests are being worked on, no more are taken; try again shortly",
-            door.limits.now().max_concurrent_requests
-        );
-        ApiError::new(Fault::Overload, text).respond(shape)
-    } else {
+    let mut response = if inside.has_place || exempt {
+        let mut request = wrapped(request, &door, &inside);
+        request.extensions_mut().insert(Arrived(arrived));
         next.run(request).await
+    } else {
+        let refused = door.full().respond(shape);
+        // The little that a request of usual size has sent by now: its sender sees the answer then.
+        body::discard_what_is_there(request.into_body()).await;
+        refused
     };
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
     let route = path.as_ref().map_or("unmatched", |path| route_label(path.as_str()));
-    door.metrics.answered(route, response.status().as_u16(), arrived.until(Tick::now()));
-    drop(inside);
-    response
+    door.0.metrics.answered(route, response.status().as_u16(), arrived.until(Tick::now()));
+    response.map(|body| Body::new(Outgoing { body, _inside: inside }))
+}
+
+/// The request, its body bounded in time and memory.
+fn wrapped(request: Request, door: &Door, inside: &Inside) -> Request {
+    if http_body::Body::is_end_stream(request.body()) {
+        return request;
+    }
+    let now = door.0.limits.now();
+    let limits = BodyLimits {
+        one_bytes: now.max_body_bytes,
+        all_bytes: now.max_bodies_bytes,
+        grace: GRACE,
+        patience: now.body_timeout,
+    };
+    request.map(|body| Body::new(Incoming::new(body, Arc::clone(&inside.held), limits)))
+}
+
+/// An answer's body. Its request is inside as long as there is something left to take.
+struct Outgoing {
+    body: Body,
+    _inside: Inside,
+}
+
+impl http_body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn request_id(request: &Request) -> HeaderValue {

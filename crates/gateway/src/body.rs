@@ -1,14 +1,16 @@
-//! Reading a request's body: bounded in bytes and in time.
+//! Reading a request's body: bounded in bytes. The door bounds it in time.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use halny_types::Fault;
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
+use crate::incoming::BodyRefused;
 use crate::{ApiError, Shared};
 
 /// A body this large is parsed in the CPU pool: parsing goes at about 300 MB/s, so that 64 KiB
@@ -24,42 +26,47 @@ const DISCARDED_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Time that is spent on it.
 const DISCARD_TIME: Duration = Duration::from_secs(2);
 
-/// The whole body.
+/// Bytes that are read of a request which finds no place, without waiting for one of them.
+const AT_HAND_BYTES_MAX: usize = 64 * 1024;
+
+/// The whole body. The door has put it under the limits on time and on all bodies together.
 ///
 /// # Errors
-/// When it is larger than the limit (413), compressed (415), too slow (408), or broken off.
+/// When it is larger than the limit (413), compressed (415), too slow (408), broken off, or finds
+/// no room beside those of other requests (503).
 pub async fn read(shared: &Shared, headers: &HeaderMap, mut body: Body) -> Result<Bytes, ApiError> {
-    let (limit, patience) = {
-        let limits = shared.limits.now();
-        (limits.max_body_bytes, limits.body_timeout)
-    };
-    let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
-    if encoded {
-        return Err(ApiError::invalid(
-            "compressed bodies are not accepted; send the body as it is, without Content-Encoding",
-        )
-        .with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
-    }
+    let limit = shared.limits.now().max_body_bytes;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > limit) {
+    let encoded = headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+    let refused = if encoded {
+        let text = "compressed bodies are not accepted; send the body as it is, without Content-Encoding";
+        Some(ApiError::invalid(text).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+    } else {
+        announced.filter(|length| *length > limit).map(|_| too_large(limit))
+    };
+    if let Some(refused) = refused {
         // Who waits for `100 Continue` has sent nothing, and needs send nothing.
         if !headers.contains_key(header::EXPECT) {
             discard(&mut body).await;
         }
-        return Err(too_large(limit));
+        return Err(refused);
     }
     let capacity = announced.unwrap_or(0).min(TRUSTED_BYTES_MAX);
-    let read = tokio::time::timeout(patience, collect(&mut body, limit, capacity)).await.unwrap_or_else(|_| {
-        let limit_ms = patience.as_millis();
-        Err(ApiError::invalid(format!(
-            "the body did not arrive within {limit_ms} ms; send it faster or in smaller requests"
-        ))
-        .with_status(StatusCode::REQUEST_TIMEOUT))
-    });
+    let read = collect(&mut body, limit, capacity).await;
     if read.as_ref().is_err_and(|error| error.fault() == Fault::TooLarge) {
         discard(&mut body).await;
     }
     read
+}
+
+/// Reads what has arrived, without waiting for more.
+pub(crate) async fn discard_what_is_there(mut body: Body) {
+    let mut left = AT_HAND_BYTES_MAX;
+    while left > 0
+        && let Some(Some(Ok(frame))) = body.frame().now_or_never()
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+    }
 }
 
 /// Reads on for a while without keeping anything. A client that is still sending when its
@@ -81,7 +88,10 @@ async fn discard(body: &mut Body) {
 async fn collect(body: &mut Body, limit: usize, capacity: usize) -> Result<Bytes, ApiError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| ApiError::invalid("the body broke off before its end"))?;
+        let frame = frame.map_err(|error| match BodyRefused::within(error) {
+            Ok(refused) => refused.to_error(),
+            Err(_) => ApiError::invalid("the body broke off before its end"),
+        })?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > limit {
             return Err(too_large(limit));

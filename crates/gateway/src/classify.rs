@@ -1,14 +1,16 @@
 //! `POST /halny/v1/classify`: texts or images to labels with scores, shaped after OpenAI's
 //! moderations. No protocol that clients already speak covers both.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use halny_tasks::{Answer, Item, Task};
+use halny_tasks::{Answer, Task};
 use halny_types::Fault;
 use halny_types::project::TaskKind;
 use http::{HeaderMap, header};
@@ -16,22 +18,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::admission::Arrived;
+use crate::bounded::Texts;
 use crate::error::Shape;
-use crate::{ApiError, Shared, body, prepare};
+use crate::prepare::{Admitted, Done};
+use crate::{ApiError, Shared, answer, body, prepare};
 
 /// JSON form: `{"model": ..., "input": ...}`, `input` being one value or several. A text model
 /// takes texts; an image model takes images in base64, with or without a `data:` prefix.
 #[derive(Debug, Deserialize)]
 struct Request {
     model: String,
-    input: Inputs,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Inputs {
-    One(String),
-    Many(Vec<String>),
+    input: Texts,
 }
 
 /// Raw form: the image itself as the body, the model in the query.
@@ -73,26 +70,23 @@ async fn answer(
         (name, Raw::Bytes(bytes))
     } else {
         let request: Request = body::parse(shared, bytes).await?;
-        let inputs = match request.input {
-            Inputs::One(one) => vec![one],
-            Inputs::Many(many) => many,
-        };
-        (request.model, Raw::Texts(inputs))
+        (request.model, Raw::Texts(request.input.0))
     };
-    let model = shared.model(&name)?;
-    prepare::expect_task(&model, &[TaskKind::ClassifyText, TaskKind::ClassifyImage])?;
-    let context = shared.context(headers, arrived.0, &model)?;
-    model.admit(&context, shared.profile(headers))?;
-    let items = items(shared, &model.task, inputs).await?;
-    let served = prepare::run(&model, &context, items, shared.profile(headers)).await?;
-    let results = served
-        .into_iter()
-        .map(|served| match served.answer {
-            Answer::Scores(scores) => Ok(result(model.task.labels(), &scores)),
+    let model = prepare::model(shared, &name, &[TaskKind::ClassifyText, TaskKind::ClassifyImage])?;
+    let admitted = prepare::admit(shared, headers, arrived.0, None, &model)?;
+    let done = run(shared, &admitted, inputs).await?;
+    let (id, task) = (admitted.context.id.to_string(), Arc::clone(&model.task));
+    // A score is written with its label.
+    let bytes = done.answers.iter().map(Answer::bytes).sum::<usize>() * 4;
+    answer::json(shared, bytes, move || {
+        let result = |answer| match answer {
+            Answer::Scores(scores) => Ok(result(task.labels(), &scores)),
             _ => Err(ApiError::new(Fault::Ours, "the model did not give scores")),
-        })
-        .collect::<Result<Vec<Value>, ApiError>>()?;
-    Ok(axum::Json(json!({ "id": context.id.to_string(), "model": name, "results": results })).into_response())
+        };
+        let results = done.answers.into_iter().map(result).collect::<Result<Vec<Value>, ApiError>>()?;
+        Ok(json!({ "id": id, "model": name, "results": results }))
+    })
+    .await
 }
 
 /// What was sent, before anyone knows whether the model reads texts or sees images.
@@ -101,31 +95,26 @@ enum Raw {
     Texts(Vec<String>),
 }
 
-async fn items(shared: &Shared, task: &std::sync::Arc<Task>, inputs: Raw) -> Result<Vec<Item>, ApiError> {
-    let images = task.kind() == TaskKind::ClassifyImage;
+async fn run(shared: &Shared, admitted: &Admitted<'_>, inputs: Raw) -> Result<Done, ApiError> {
+    let images = admitted.task().kind() == TaskKind::ClassifyImage;
+    let most = shared.limits.now().max_inputs_per_request;
+    let refused = |text: String| Err(ApiError::invalid(text).with_param("input"));
+    // An image is far more work than its file: always in the pool.
     match inputs {
         Raw::Bytes(_) if !images => Err(ApiError::invalid("this model classifies texts; send JSON with `input`")),
         Raw::Bytes(bytes) => {
-            prepare::items(shared, task, vec![bytes], |_| usize::MAX, |task, bytes: Bytes| task.decode_image(&bytes))
-                .await
+            let decode = |task: &Task, bytes: Bytes| Ok(task.decode_image(&bytes)?);
+            admitted.run(vec![bytes], |_| usize::MAX, decode).await
         }
-        Raw::Texts(texts) if texts.is_empty() => {
-            Err(ApiError::invalid("`input` is empty; give at least one").with_param("input"))
-        }
-        Raw::Texts(texts) if texts.len() > shared.limits.now().max_inputs_per_request => {
-            let most = shared.limits.now().max_inputs_per_request;
-            let text =
-                format!("`input` has {} elements, one request may have {most}; send several requests", texts.len());
-            Err(ApiError::invalid(text).with_param("input"))
+        Raw::Texts(texts) if texts.is_empty() => refused("`input` is empty; give at least one".to_owned()),
+        Raw::Texts(texts) if texts.len() > most => {
+            refused(format!("`input` has {} elements, one request may have {most}; send several requests", texts.len()))
         }
         Raw::Texts(texts) if images => {
-            // A decoded image is far more work than its base64: always in the pool.
-            let images = texts.iter().map(|text| decode_base64(text)).collect::<Result<Vec<_>, _>>()?;
-            prepare::items(shared, task, images, |_| 1 << 20, |task, bytes: Vec<u8>| task.decode_image(&bytes)).await
+            let decode = |task: &Task, text: String| Ok(task.decode_image(&decode_base64(&text)?)?);
+            admitted.run(texts, |_| 1 << 20, decode).await
         }
-        Raw::Texts(texts) => {
-            prepare::items(shared, task, texts, String::len, |task, text: String| task.tokenise(&text)).await
-        }
+        Raw::Texts(texts) => admitted.run(texts, String::len, |task, text: String| Ok(task.tokenise(&text)?)).await,
     }
 }
 

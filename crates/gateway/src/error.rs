@@ -67,6 +67,13 @@ impl ApiError {
         self
     }
 
+    /// The same, saying when another try may do.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> ApiError {
+        self.retry_after = Some(after);
+        self
+    }
+
     /// Whose fault it is.
     #[must_use]
     pub fn fault(&self) -> Fault {
@@ -115,7 +122,8 @@ impl ApiError {
                 response.headers_mut().insert("retry-after-ms", value);
             }
         }
-        if self.status == StatusCode::REQUEST_TIMEOUT || self.fault == Fault::TooLarge {
+        let unread = [StatusCode::REQUEST_TIMEOUT, StatusCode::UNSUPPORTED_MEDIA_TYPE, StatusCode::PAYLOAD_TOO_LARGE];
+        if unread.contains(&self.status) {
             // The rest of the body was not read: the connection cannot be used again.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -141,6 +149,12 @@ impl ApiError {
                 .insert("retry-after-ms", u64::try_from(after.as_millis()).unwrap_or(u64::MAX).max(1).into());
         }
         status
+    }
+}
+
+impl From<ApiError> for tonic::Status {
+    fn from(error: ApiError) -> tonic::Status {
+        error.to_status()
     }
 }
 

@@ -15,13 +15,18 @@
 //! on connections, and no wait for those that are at work when it stops.
 
 pub mod admission;
+mod answer;
 pub mod body;
+mod bounded;
 pub mod classify;
 pub mod connection;
 pub mod error;
 pub mod health;
+mod http2;
+mod incoming;
 pub mod oip;
 pub mod openai;
+mod path;
 pub mod playground;
 pub mod prepare;
 pub mod rerank;

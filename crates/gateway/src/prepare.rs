@@ -1,20 +1,22 @@
-//! From a request's values to items, in the CPU pool: what every protocol does before it runs a
-//! model.
+//! From a request's values to a model's answers: what every protocol does between reading a request
+//! and writing its answer. Values become items in the CPU pool.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::try_join_all;
-use halny_batching::Served;
+use halny_batching::{ItemError, Served};
 use halny_residency::{Answers, LoadedModel};
-use halny_tasks::{Answer, Item, Task, TaskError};
-use halny_types::RequestContext;
+use halny_tasks::{Answer, Item, Task};
 use halny_types::project::TaskKind;
+use halny_types::{RequestContext, Tick};
+use http::HeaderMap;
 
 use crate::{ApiError, Shared};
 
 /// Text this short is tokenised where it is: at about 1 microsecond a byte it takes a fraction of
 /// the 500 microseconds an async thread may be kept, and handing it over would cost as much.
-const INLINE_BYTES_MAX: usize = 256;
+pub(crate) const INLINE_BYTES_MAX: usize = 256;
 
 /// So few values are looked through where they are: each costs some microseconds however short.
 const INLINE_VALUES_MAX: usize = 8;
@@ -25,14 +27,15 @@ const PIECE_BYTES_MIN: usize = 16 * 1024;
 /// Pieces of one request at most: the pool's queue is there for many requests.
 const PIECES_MAX: usize = 16;
 
-/// Refuses a model whose task is another one.
+/// The model of that name, which does one of the `wanted` tasks.
 ///
 /// # Errors
-/// A sentence that says what the model does and where that is asked for.
-pub fn expect_task(model: &LoadedModel, wanted: &[TaskKind]) -> Result<(), ApiError> {
+/// When there is none, it is not ready, or it does something else: then where that is asked for.
+pub fn model(shared: &Shared, name: &str, wanted: &[TaskKind]) -> Result<Arc<LoadedModel>, ApiError> {
+    let model = shared.model(name)?;
     let kind = model.task.kind();
     if wanted.contains(&kind) {
-        return Ok(());
+        return Ok(model);
     }
     let place = match kind {
         TaskKind::Embed => "/v1/embeddings",
@@ -44,12 +47,79 @@ pub fn expect_task(model: &LoadedModel, wanted: &[TaskKind]) -> Result<(), ApiEr
     Err(ApiError::invalid(text).with_param("model"))
 }
 
-/// Makes an item of each value with `make`, off the async threads unless there is next to nothing
-/// to do. `bytes` tells how much work a value is.
+/// A request whose model is known and would take it, before any of its values is looked into.
+pub struct Admitted<'a> {
+    shared: &'a Shared,
+    model: &'a Arc<LoadedModel>,
+    /// Who asks, and until when.
+    pub context: RequestContext,
+    profile: Option<&'a str>,
+}
+
+/// Asks the model whether it would take a request that arrived at `arrived`, and has at most
+/// `limit` from then on where its protocol says so.
 ///
 /// # Errors
-/// What `make` says of the first value that it refuses, with that value's place.
-pub async fn items<V, B, F>(
+/// When a header is not what it should be, or the request has no chance.
+pub fn admit<'a>(
+    shared: &'a Shared,
+    headers: &'a HeaderMap,
+    arrived: Tick,
+    limit: Option<Duration>,
+    model: &'a Arc<LoadedModel>,
+) -> Result<Admitted<'a>, ApiError> {
+    let mut context = shared.context(headers, arrived, model)?;
+    context.deadline = context.deadline.min(limit.map_or(Tick::NEVER, |limit| arrived + limit));
+    let profile = shared.profile(headers);
+    model.admit(&context, profile)?;
+    Ok(Admitted { shared, model, context, profile })
+}
+
+impl Admitted<'_> {
+    /// What the model does.
+    #[must_use]
+    pub fn task(&self) -> &Arc<Task> {
+        &self.model.task
+    }
+
+    /// Makes an item of each value with `make`, off the async threads unless there is next to
+    /// nothing to do, runs them, and gives their answers, or the first error. `bytes` tells how much
+    /// work a value is.
+    ///
+    /// # Errors
+    /// What `make` says of the first value that it refuses, with that value's place; why the request
+    /// was refused; what the first item that failed says.
+    pub async fn run<V, B, F>(&self, values: Vec<V>, bytes: B, make: F) -> Result<Done, ApiError>
+    where
+        V: Send + 'static,
+        B: Fn(&V) -> usize,
+        F: Fn(&Task, V) -> Result<Item, ApiError> + Clone + Send + 'static,
+    {
+        self.run_items(items(self.shared, self.task(), values, bytes, make).await?).await
+    }
+
+    /// Runs items and gives their answers, or the first error.
+    ///
+    /// # Errors
+    /// Why the request was refused, or what the first item that failed says.
+    pub async fn run_items(&self, items: Vec<Item>) -> Result<Done, ApiError> {
+        let tokens = items.iter().map(Item::tokens).sum();
+        let outcomes: Answers = self.model.run(&self.context, items, self.profile).await?;
+        let answer = |outcome: Result<Served<Answer>, ItemError>| Ok(outcome?.answer);
+        Ok(Done { tokens, answers: outcomes.into_iter().map(answer).collect::<Result<_, ApiError>>()? })
+    }
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub struct Done {
+    /// Tokens of all its items.
+    pub tokens: usize,
+    /// The answer of each value.
+    pub answers: Vec<Answer>,
+}
+
+async fn items<V, B, F>(
     shared: &Shared,
     task: &Arc<Task>,
     values: Vec<V>,
@@ -59,7 +129,7 @@ pub async fn items<V, B, F>(
 where
     V: Send + 'static,
     B: Fn(&V) -> usize,
-    F: Fn(&Task, V) -> Result<Item, TaskError> + Clone + Send + 'static,
+    F: Fn(&Task, V) -> Result<Item, ApiError> + Clone + Send + 'static,
 {
     let total = values.iter().map(&bytes).fold(0usize, usize::saturating_add);
     let small = total <= INLINE_BYTES_MAX && values.len() <= INLINE_VALUES_MAX;
@@ -67,7 +137,7 @@ where
     let prepare = move |task: Arc<Task>, first: usize, values: Vec<V>| {
         let one = |(place, value)| {
             make(&task, value).map_err(|error| {
-                let refused = ApiError::from_blame(&error).with_param("input");
+                let refused = error.with_param("input");
                 if many { refused.at(first + place) } else { refused }
             })
         };
@@ -98,20 +168,6 @@ fn pieces<V>(values: Vec<V>, at_least: usize, bytes: impl Fn(&V) -> usize) -> Ve
         }
     }
     pieces
-}
-
-/// Runs items and gives their answers, or the first error.
-///
-/// # Errors
-/// Why the request was refused, or what the first item that failed says.
-pub async fn run(
-    model: &LoadedModel,
-    context: &RequestContext,
-    items: Vec<Item>,
-    profile: Option<&str>,
-) -> Result<Vec<Served<Answer>>, ApiError> {
-    let answers: Answers = model.run(context, items, profile).await?;
-    answers.into_iter().map(|outcome| outcome.map_err(ApiError::from)).collect()
 }
 
 #[cfg(test)]

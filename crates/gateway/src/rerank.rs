@@ -1,43 +1,74 @@
 //! `POST /v1/rerank` (also `/v2/rerank` and `/rerank`): the request that Cohere's and Jina's
 //! clients send, and an answer that both read.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::response::{IntoResponse, Response};
-use halny_tasks::{Answer, Item};
+use axum::response::Response;
+use halny_tasks::{Answer, Query, Task};
 use halny_types::Fault;
 use halny_types::project::TaskKind;
 use http::HeaderMap;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
 
 use crate::admission::Arrived;
+use crate::bounded::Bounded;
 use crate::error::Shape;
-use crate::{ApiError, Shared, body, prepare};
+use crate::{ApiError, Shared, answer, body, prepare};
 
 #[derive(Debug, Deserialize)]
 struct Request {
     model: String,
     query: String,
-    documents: Vec<Document>,
+    documents: Bounded<Document>,
     top_n: Option<usize>,
     #[serde(default)]
     return_documents: bool,
 }
 
 /// A document: a text, or an object with a `text`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Document {
-    Text(String),
-    Object { text: String },
-}
+#[derive(Clone, Debug)]
+struct Document(String);
 
-impl Document {
-    fn text(self) -> String {
-        match self {
-            Document::Text(text) | Document::Object { text } => text,
+// Written out because serde's untagged enums copy the whole document before they try a form.
+impl<'de> Deserialize<'de> for Document {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Document, D::Error> {
+        struct OneText;
+
+        impl<'de> Visitor<'de> for OneText {
+            type Value = Document;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an object with a string `text`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Document, E> {
+                Ok(Document(text.to_owned()))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Document, E> {
+                Ok(Document(text))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Document, A::Error> {
+                let mut text = None;
+                while let Some(field) = fields.next_key::<Cow<'de, str>>()? {
+                    if field == "text" {
+                        text = Some(fields.next_value()?);
+                    } else {
+                        fields.next_value::<IgnoredAny>()?;
+                    }
+                }
+                text.map(Document).ok_or_else(|| A::Error::missing_field("text"))
+            }
         }
+
+        deserializer.deserialize_any(OneText)
     }
 }
 
@@ -53,44 +84,50 @@ pub async fn rerank(
 
 async fn answer(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
     let request: Request = body::json(shared, headers, body).await?;
-    let model = shared.model(&request.model)?;
-    prepare::expect_task(&model, &[TaskKind::Rerank])?;
+    let model = prepare::model(shared, &request.model, &[TaskKind::Rerank])?;
     check(&request, shared.limits.now().max_inputs_per_request)?;
-    let context = shared.context(headers, arrived.0, &model)?;
-    model.admit(&context, shared.profile(headers))?;
-    let documents: Vec<String> = request.documents.into_iter().map(Document::text).collect();
+    let admitted = prepare::admit(shared, headers, arrived.0, None, &model)?;
+    let query = query(shared, &model.task, request.query).await?;
+    let documents: Vec<String> = request.documents.0.into_iter().map(|document| document.0).collect();
     let kept = request.return_documents.then(|| documents.clone());
-    let query = std::sync::Arc::<str>::from(request.query);
-    // The query is tokenised with every document.
-    let query_bytes = query.len();
-    let bytes = move |document: &String| query_bytes + document.len();
-    let make = move |task: &halny_tasks::Task, document: String| task.tokenise_pair(&query, &document);
-    let items = prepare::items(shared, &model.task, documents, bytes, make).await?;
-    let tokens: usize = items.iter().map(Item::tokens).sum();
-    let served = prepare::run(&model, &context, items, shared.profile(headers)).await?;
-    let mut scored = served
-        .into_iter()
-        .enumerate()
-        .map(|(index, served)| match served.answer {
-            Answer::Score(score) => Ok((index, score)),
-            _ => Err(ApiError::new(Fault::Ours, "the model did not give a score")),
-        })
-        .collect::<Result<Vec<_>, ApiError>>()?;
+    let make = move |task: &Task, document: String| Ok(task.tokenise_pair(&query, &document)?);
+    let done = admitted.run(documents, String::len, make).await?;
+    let (id, top_n) = (admitted.context.id.to_string(), request.top_n.unwrap_or(usize::MAX));
+    // About what a result is in JSON.
+    let bytes = done.answers.len() * 64 + kept.iter().flatten().map(String::len).sum::<usize>();
+    answer::json(shared, bytes, move || {
+        let results = ranked(&done.answers)?.into_iter().take(top_n);
+        let results: Vec<Value> = results.map(|(index, score)| result(index, score, kept.as_deref())).collect();
+        Ok(json!({
+            "id": id,
+            "model": request.model,
+            "results": results,
+            "usage": { "prompt_tokens": done.tokens, "total_tokens": done.tokens },
+            "meta": { "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } },
+        }))
+    })
+    .await
+}
+
+async fn query(shared: &Shared, task: &Arc<Task>, query: String) -> Result<Arc<Query>, ApiError> {
+    let (small, task) = (query.len() <= prepare::INLINE_BYTES_MAX, Arc::clone(task));
+    let tokens = shared.pool.run_unless(small, move || task.tokenise_query(&query)).await?;
+    tokens.map(Arc::new).map_err(|error| ApiError::from(error).with_param("query"))
+}
+
+/// Places and scores, the highest score first.
+fn ranked(answers: &[Answer]) -> Result<Vec<(usize, f32)>, ApiError> {
+    let scored = answers.iter().enumerate().map(|(index, answer)| match answer {
+        Answer::Score(score) => Ok((index, *score)),
+        _ => Err(ApiError::new(Fault::Ours, "the model did not give a score")),
+    });
+    let mut scored = scored.collect::<Result<Vec<_>, ApiError>>()?;
     scored.sort_by(|(i, a), (j, b)| b.total_cmp(a).then(i.cmp(j)));
-    scored.truncate(request.top_n.unwrap_or(usize::MAX));
-    let results: Vec<Value> = scored.into_iter().map(|(index, score)| result(index, score, kept.as_deref())).collect();
-    Ok(axum::Json(json!({
-        "id": context.id.to_string(),
-        "model": request.model,
-        "results": results,
-        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-        "meta": { "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } },
-    }))
-    .into_response())
+    Ok(scored)
 }
 
 fn check(request: &Request, most: usize) -> Result<(), ApiError> {
-    let (documents, top_n) = (request.documents.len(), request.top_n);
+    let (documents, top_n) = (request.documents.0.len(), request.top_n);
     if documents == 0 {
         return Err(ApiError::invalid("`documents` is empty; give at least one").with_param("documents"));
     }
@@ -108,5 +145,21 @@ fn result(index: usize, score: f32, documents: Option<&[String]>) -> Value {
     match documents.and_then(|documents| documents.get(index)) {
         Some(text) => json!({ "index": index, "relevance_score": score, "document": { "text": text } }),
         None => json!({ "index": index, "relevance_score": score }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_document_is_a_text_or_holds_one() {
+        let read = |json: &str| serde_json::from_str::<Document>(json).map(|document| document.0);
+        assert_eq!(read("\"a\"").unwrap(), "a");
+        assert_eq!(read("{\"id\": [1, {}], \"te\\u0078t\": \"b\\n\"}").unwrap(), "b\n");
+        for bad in ["1", "null", "[]", "{}", "{\"text\": 1}", "{\"Text\": \"a\"}"] {
+            assert!(read(bad).is_err(), "{bad} was accepted");
+        }
     }
 }

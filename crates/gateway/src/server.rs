@@ -15,32 +15,26 @@ use futures::FutureExt;
 use halny_telemetry::GatewayMetrics;
 use halny_types::Fault;
 use http::{HeaderValue, header};
-use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{Rewound, Version, recognise};
 use crate::error::Shape;
-use crate::{ApiError, LiveLimits};
+use crate::{ApiError, LiveLimits, http2};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
-/// Streams one HTTP/2 connection may have open: what RFC 9113 advises at least, and twice that.
-const HTTP2_STREAMS_MAX: u32 = 200;
-
-/// Streams that a client may open and reset before the server has seen them; past that the
-/// connection is closed (the rapid reset of CVE-2023-44487).
-const HTTP2_RESETS_MAX: usize = 50;
-
 /// The longest head: the request line and all headers.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a port could not be served.
 #[derive(Debug, Error)]
@@ -147,7 +141,8 @@ pub async fn serve(
 ) {
     let stopping = Arc::new(AtomicBool::new(false));
     let router = router.layer(from_fn_with_state(Arc::clone(&stopping), close_when_stopping));
-    let port = Port { router, limits, metrics, stopping, graceful: GracefulShutdown::new(), tasks: TaskTracker::new() };
+    let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
+    let port = Port { router, limits, metrics, stopping, closing, tasks };
     let room = Arc::new(Semaphore::new(port.limits.now().max_connections));
     tokio::pin!(stop);
     loop {
@@ -171,7 +166,9 @@ pub async fn serve(
         }
     }
     port.stopping.store(true, Ordering::Relaxed);
-    while let Some(Ok((stream, _))) = listener.listener.accept().now_or_never() {
+    // Unconstrained: a task that has done much is told by its runtime that there is nothing, and
+    // those who wait would be turned away.
+    while let Some(Ok((stream, _))) = tokio::task::unconstrained(listener.listener.accept()).now_or_never() {
         port.spawn(stream, None);
     }
     drop(listener);
@@ -192,7 +189,8 @@ struct Port {
     limits: LiveLimits,
     metrics: GatewayMetrics,
     stopping: Arc<AtomicBool>,
-    graceful: GracefulShutdown,
+    /// Done when connections are to end with the answers they owe.
+    closing: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -207,20 +205,27 @@ impl Port {
 
     /// The life of one connection.
     fn connection(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
-        let watcher = self.graceful.watcher();
-        let patience = self.limits.now().header_timeout;
-        let service = TowerToHyperService::new(self.router.clone());
+        let closing = self.closing.clone();
+        let (patience, write_patience) = (self.limits.now().header_timeout, self.limits.now().body_timeout);
+        let router = self.router.clone();
         let open = Open::count(&self.metrics);
         async move {
             let _open = open;
             // Answers are written whole: waiting for more to send with them only costs time.
             let _ = stream.set_nodelay(true);
+            let recognised = tokio::select! {
+                recognised = recognise(stream, patience, write_patience) => recognised,
+                () = closing.cancelled() => return,
+            };
             // Who says nothing, or leaves, is no news.
-            let Ok((version, stream)) = recognise(stream, patience).await else { return };
+            let Ok((version, stream)) = recognised else { return };
             let io: TokioIo<Rewound> = TokioIo::new(stream);
             match version {
-                Version::Http1 => finish(watcher.watch(http1_server(patience).serve_connection(io, service))).await,
-                Version::Http2 => finish(watcher.watch(http2_server(patience).serve_connection(io, service))).await,
+                Version::Http1 => {
+                    let service = TowerToHyperService::new(router);
+                    until(closing.cancelled(), http1_server(patience).serve_connection(io, service)).await;
+                }
+                Version::Http2 => http2::serve(io, router, patience, write_patience, closing).await,
             }
         }
     }
@@ -230,8 +235,8 @@ impl Port {
         self.tasks.close();
         let finished = async {
             let _ = tokio::time::timeout(LINGER, self.tasks.wait()).await;
-            // Connections that have said nothing yet are not watched; they end with the process.
-            self.graceful.shutdown().await;
+            self.closing.cancel();
+            self.tasks.wait().await;
         };
         if tokio::time::timeout(patience.max(LINGER), finished).await.is_err() {
             let drain_timeout_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
@@ -240,8 +245,21 @@ impl Port {
     }
 }
 
-async fn finish<E: std::fmt::Display>(connection: impl Future<Output = Result<(), E>>) {
-    if let Err(error) = connection.await {
+/// Serves a connection to its end; once `close` is done, only what it has begun.
+pub(crate) async fn until<C>(close: impl Future<Output = ()>, connection: C)
+where
+    C: GracefulConnection,
+    C::Error: std::fmt::Display,
+{
+    tokio::pin!(close, connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = close => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
 }
@@ -265,19 +283,6 @@ impl Drop for Open {
 fn http1_server(patience: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_BYTES_MAX).pipeline_flush(true);
-    builder
-}
-
-fn http2_server(patience: Duration) -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
-        .max_pending_accept_reset_streams(HTTP2_RESETS_MAX)
-        .max_local_error_reset_streams(HTTP2_RESETS_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .keep_alive_interval(Some(patience.max(Duration::from_secs(10))))
-        .keep_alive_timeout(patience);
     builder
 }
 

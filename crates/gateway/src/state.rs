@@ -20,13 +20,15 @@ use crate::ApiError;
 pub struct Limits {
     /// The largest body, in bytes.
     pub max_body_bytes: usize,
+    /// All bodies together, in bytes, for as long as their requests are being worked on.
+    pub max_bodies_bytes: usize,
     /// Requests being worked on at once.
     pub max_concurrent_requests: usize,
     /// Open connections.
     pub max_connections: usize,
     /// Time for a request's head.
     pub header_timeout: Duration,
-    /// Time for a request's body.
+    /// Time for a request's body; also the longest that a client may stop reading its answer.
     pub body_timeout: Duration,
     /// Time for accepted requests to finish when the server stops.
     pub drain_timeout: Duration,
@@ -40,6 +42,7 @@ impl From<&Server> for Limits {
     fn from(server: &Server) -> Limits {
         Limits {
             max_body_bytes: server.max_body.as_usize(),
+            max_bodies_bytes: server.max_bodies.max(server.max_body).as_usize(),
             max_concurrent_requests: server.max_concurrent_requests,
             max_connections: server.max_connections,
             header_timeout: Duration::from_millis(server.header_timeout_ms),
@@ -109,7 +112,7 @@ impl Shared {
     /// # Errors
     /// When the deadline header is not a positive whole number.
     pub fn context(&self, headers: &HeaderMap, arrived: Tick, model: &LoadedModel) -> Result<RequestContext, ApiError> {
-        let mut budget = model.deadline();
+        let mut budget = model.deadline(self.profile(headers));
         if let Some(asked) = headers.get(DEADLINE_HEADER) {
             let millis = asked.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
             let millis = millis.ok_or_else(|| {

@@ -11,11 +11,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// A request is some hundred small allocations, made on one thread and freed on another: with the C
-/// library's allocator these were a sixth of a request's processor time outside the model.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Puts machine-learning models behind web APIs, on GPUs.
 #[derive(Parser)]
 #[command(name = "halny", version, about, arg_required_else_help = true)]

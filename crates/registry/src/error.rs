@@ -251,49 +251,7 @@ pub enum RegistryError {
     },
 }
 
-/// Whose doing an error is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The source, its name or its files must change.
-    Source,
-    /// The hub has too much to do.
-    Overload,
-    /// The network, the disk or another process of this machine.
-    Environment,
-}
-
 impl RegistryError {
-    /// Whose doing it is.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::RateLimited { .. } => Fault::Overload,
-            Self::Io { .. }
-            | Self::Changed { .. }
-            | Self::HubStatus { .. }
-            | Self::Network { .. }
-            | Self::Truncated { .. }
-            | Self::Locked { .. } => Fault::Environment,
-            _ => Fault::Source,
-        }
-    }
-
-    /// Whether the same call may succeed later with nothing changed by the operator.
-    #[must_use]
-    pub fn retry_helps(&self) -> bool {
-        match self {
-            Self::HubStatus { status } => *status >= 500,
-            _ => matches!(
-                self,
-                Self::RateLimited { .. }
-                    | Self::Network { .. }
-                    | Self::Truncated { .. }
-                    | Self::Locked { .. }
-                    | Self::Changed { .. }
-            ),
-        }
-    }
-
     pub(crate) fn io(doing: &'static str, file: &str, source: io::Error) -> Self {
         Self::Io { doing, file: file.to_owned(), source }
     }

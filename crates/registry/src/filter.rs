@@ -1,47 +1,25 @@
 //! Which of a source's files make up a model.
 
-use std::{collections::BTreeSet, fmt};
+use std::collections::BTreeSet;
+
+use halny_types::project::Precision;
 
 use crate::{RegistryError, names, refused};
 
-/// The numbers in which weights are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Precision {
-    /// 32-bit floating point.
-    Fp32,
-    /// 16-bit floating point.
-    Fp16,
-    /// 8-bit integers with scales.
-    Int8,
-}
-
-impl Precision {
-    /// Where ONNX weights of this precision are looked for, first match first: Halny's own name,
-    /// then those that exporters and the hub's `onnx/` folders use.
-    #[must_use]
-    pub fn onnx_names(self) -> &'static [&'static str] {
-        match self {
-            Self::Fp32 => &["model.fp32.onnx", "onnx/model.fp32.onnx", "model.onnx", "onnx/model.onnx"],
-            Self::Fp16 => &["model.fp16.onnx", "onnx/model.fp16.onnx", "model_fp16.onnx", "onnx/model_fp16.onnx"],
-            Self::Int8 => &[
-                "model.int8.onnx",
-                "onnx/model.int8.onnx",
-                "model_int8.onnx",
-                "onnx/model_int8.onnx",
-                "model_quantized.onnx",
-                "onnx/model_quantized.onnx",
-            ],
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fp32 => "fp32",
-            Self::Fp16 => "fp16",
-            Self::Int8 => "int8",
-        })
+/// Where ONNX weights of a precision are looked for, first match first: Halny's own name, then those
+/// that exporters and the hub's `onnx/` folders use.
+pub(crate) fn onnx_names(precision: Precision) -> &'static [&'static str] {
+    match precision {
+        Precision::Fp32 => &["model.fp32.onnx", "onnx/model.fp32.onnx", "model.onnx", "onnx/model.onnx"],
+        Precision::Fp16 => &["model.fp16.onnx", "onnx/model.fp16.onnx", "model_fp16.onnx", "onnx/model_fp16.onnx"],
+        Precision::Int8 => &[
+            "model.int8.onnx",
+            "onnx/model.int8.onnx",
+            "model_int8.onnx",
+            "onnx/model_int8.onnx",
+            "model_quantized.onnx",
+            "onnx/model_quantized.onnx",
+        ],
     }
 }
 
@@ -98,7 +76,7 @@ impl FileFilter {
     pub fn weights_name(&self, precision: Precision, has: impl Fn(&str) -> bool) -> Option<&str> {
         match &self.weights_file {
             Some(name) => has(name).then_some(name.as_str()),
-            None => precision.onnx_names().iter().copied().find(|name| has(name)),
+            None => onnx_names(precision).iter().copied().find(|name| has(name)),
         }
     }
 
@@ -122,9 +100,9 @@ impl FileFilter {
             onnx.push(name.clone());
         }
         for precision in &self.precisions {
-            let looked_for = precision.onnx_names();
+            let looked_for = onnx_names(*precision);
             let Some(name) = looked_for.iter().find(|name| has(name)) else {
-                return Err(no_weights(precision.to_string(), looked_for.join(", "), names));
+                return Err(no_weights(precision.as_str().to_owned(), looked_for.join(", "), names));
             };
             if !onnx.iter().any(|chosen| chosen == name) {
                 onnx.push((*name).to_owned());
@@ -222,7 +200,7 @@ mod tests {
     #[test]
     fn every_layout_of_each_precision_is_found() {
         for precision in [Precision::Fp32, Precision::Fp16, Precision::Int8] {
-            for name in precision.onnx_names() {
+            for name in onnx_names(precision) {
                 let all = names(&[name, "config.json", "README.md", "pytorch_model.bin"]);
                 let chosen = FileFilter::onnx([precision]).select(&all).unwrap();
                 assert_eq!(chosen.names().collect::<Vec<_>>(), [name, "config.json"]);

@@ -3,10 +3,11 @@
 //! A model server runs files that strangers made. So between a source's name in the project file
 //! and the engine stands this crate: it takes only the files it knows the purpose of, refuses what
 //! can run code (pickles, archives) by format, checks that what is left tells the truth about
-//! itself, and gives the whole a version that anyone can recompute ([`ModelVersion`]).
+//! itself, and gives the whole a version that anyone can recompute ([`version_of`]).
 //!
 //! ```no_run
-//! use halny_registry::{FileFilter, OpenOptions, Precision, SourceRef, open, progress::Silent};
+//! use halny_registry::{FileFilter, OpenOptions, SourceRef, open, progress::Silent};
+//! use halny_types::project::Precision;
 //! # async fn example() -> Result<(), halny_registry::RegistryError> {
 //! let source: SourceRef = "hf://sentence-transformers/all-MiniLM-L6-v2".parse()?;
 //! let options = OpenOptions::from_env("/var/cache/halny");
@@ -44,15 +45,15 @@ mod version;
 pub use crate::{
     checks::Limits,
     digest::DigestCache,
-    error::{Fault, RegistryError},
-    filter::{COMPANIONS, FileFilter, Precision},
+    error::RegistryError,
+    filter::{COMPANIONS, FileFilter},
     folder::FolderSource,
     hub::{HubOptions, HubSource, RetryPolicy, Token},
     names::MAX_NAME_BYTES,
     progress::Progress,
     s3::S3Source,
     source_ref::SourceRef,
-    version::{ModelFile, ModelFolder, ModelVersion, NotADigest, Sha256Digest, manifest},
+    version::{ModelFile, ModelFolder, NotADigest, Sha256Digest, manifest, version_of},
 };
 
 /// A place that models come from.

@@ -6,10 +6,12 @@ use std::{
     str::FromStr,
 };
 
+use halny_types::ModelVersion;
+use halny_types::project::Precision;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
-use crate::{FileFilter, Precision};
+use crate::FileFilter;
 
 /// A SHA-256 digest; shown and stored as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,39 +92,12 @@ pub struct ModelFile {
 ///   printf '%s %s %s\n' "$(sha256sum < "$f" | cut -d ' ' -f 1)" "$(wc -c < "$f" | tr -d ' ')" "$f"
 /// done | sha256sum | cut -d ' ' -f 1
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ModelVersion(Sha256Digest);
-
-impl ModelVersion {
-    /// The version of the model made up of `files`, in whatever order they come.
-    #[must_use]
-    pub fn of(files: &[ModelFile]) -> Self {
-        Self(Sha256Digest(Sha256::digest(manifest(files)).into()))
-    }
-
-    /// The first 12 hexadecimal digits: enough to tell versions apart in a log line.
-    #[must_use]
-    pub fn short(&self) -> String {
-        let mut text = self.to_string();
-        text.truncate(12);
-        text
-    }
-
-    /// The 32 bytes of the digest.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0.0
-    }
+#[must_use]
+pub fn version_of(files: &[ModelFile]) -> ModelVersion {
+    ModelVersion::from_digest(Sha256::digest(manifest(files)).into())
 }
 
-impl fmt::Display for ModelVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// The text whose SHA-256 is the version; see [`ModelVersion`].
+/// The text whose SHA-256 is the version; see [`version_of`].
 #[must_use]
 pub fn manifest(files: &[ModelFile]) -> String {
     let mut sorted: Vec<&ModelFile> = files.iter().collect();
@@ -148,7 +123,7 @@ pub struct ModelFolder {
 impl ModelFolder {
     pub(crate) fn new(root: PathBuf, mut files: Vec<ModelFile>) -> Self {
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let version = ModelVersion::of(&files);
+        let version = version_of(&files);
         Self { root, files, version }
     }
 
@@ -189,7 +164,7 @@ mod tests {
 
     #[test]
     fn short_is_a_prefix_of_the_full_version() {
-        let version = ModelVersion::of(&[file("a", b"1")]);
+        let version = version_of(&[file("a", b"1")]);
         assert_eq!(version.short().len(), 12);
         assert!(version.to_string().starts_with(&version.short()));
         assert_eq!(serde_json::to_string(&version).unwrap(), format!("\"{version}\""));
@@ -202,17 +177,17 @@ mod tests {
             flip in any::<prop::sample::Index>(),
         ) {
             let mut files: Vec<ModelFile> = contents.iter().map(|(p, c)| file(p, c)).collect();
-            let version = ModelVersion::of(&files);
+            let version = version_of(&files);
             files.reverse();
-            prop_assert_eq!(ModelVersion::of(&files), version);
+            prop_assert_eq!(version_of(&files), version);
             let at = flip.index(files.len());
             let original = files[at].clone();
             files[at].sha256.0[0] ^= 1;
-            prop_assert_ne!(ModelVersion::of(&files), version);
+            prop_assert_ne!(version_of(&files), version);
             files[at] = ModelFile { path: format!("{}x", original.path), ..original.clone() };
-            prop_assert_ne!(ModelVersion::of(&files), version);
+            prop_assert_ne!(version_of(&files), version);
             files.remove(at);
-            prop_assert_ne!(ModelVersion::of(&files), version);
+            prop_assert_ne!(version_of(&files), version);
         }
 
         #[test]

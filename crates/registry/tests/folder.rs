@@ -5,9 +5,8 @@ mod support;
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
-use halny_registry::{
-    FileFilter, Limits, ModelFolder, OpenOptions, Precision, RegistryError, SourceRef, open, progress::Silent,
-};
+use halny_registry::{FileFilter, Limits, ModelFolder, OpenOptions, RegistryError, SourceRef, open, progress::Silent};
+use halny_types::project::Precision;
 use support::{onnx, small_onnx};
 use tempfile::TempDir;
 

@@ -53,6 +53,9 @@ pub enum LoadCause {
         /// What failed.
         cause: String,
     },
+    /// Someone wanted otherwise after it was asked for.
+    #[error("the load was called off: the model was unloaded or removed meanwhile, or the server is stopping")]
+    CalledOff,
     /// The operating system gave no thread, or loading panicked.
     #[error("the model could not be started: {0}")]
     Start(String),
@@ -99,7 +102,7 @@ impl Blame for ResidencyError {
 /// Why a request was not run.
 #[derive(Clone, Debug, Error)]
 pub enum RunError {
-    /// Every profile's lane refused it; this is what the last one said.
+    /// Every profile's lane refused it; this is what the first one said.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// There is nothing to run it on.

@@ -5,6 +5,10 @@
 //! its threads and memory go when the last request that holds it is done. So a swap needs no
 //! pause, no lock on the path of a request, and no retry.
 //!
+//! Whoever changes what is loaded takes turns: a project is applied, or a model loaded, from reading
+//! what the project says to publishing, in a task that ends whether or not the one who asked stays.
+//! Unloading takes no turn. It calls off every load of the model that was asked for before.
+//!
 //! A model is given out only when it is ready: files fetched and checked, graph loaded, every
 //! instance run with representative shapes. When loading a new version fails, the old one stays.
 //!
@@ -19,7 +23,7 @@ mod runner;
 mod state;
 mod warm_ups;
 
-pub use error::{LoadError, ResidencyError, RunError};
+pub use error::{LoadCause, LoadError, ResidencyError, RunError};
 pub use load::Places;
 pub use model::{Answers, LoadedModel, LoadedProfile};
 pub use residency::{Applied, Residency};

@@ -9,8 +9,9 @@ use halny_engine::{Device, Engine, LoadPhase, LoadSpec, Loaded};
 use halny_registry::{FileFilter, ModelFolder, OpenOptions, SourceRef, progress::Bars};
 use halny_tasks::Task;
 use halny_telemetry::{LaneLabels, Metrics};
-use halny_types::project::{CpuThreads, Model, Precision, Profile};
+use halny_types::project::{CpuThreads, Model, Profile};
 use halny_types::{ModelVersion, Tick};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::LoadCause;
 use crate::warm_ups::WarmUps;
@@ -61,10 +62,30 @@ impl Phases {
 }
 
 impl Loader {
+    /// Fetches the model's files, checks and loads them; nothing when they are the version
+    /// `current`. Fetching is broken off as soon as the load is called off, the engine's work only
+    /// between two profiles: what the caller then gets is for it to throw away.
+    pub(crate) async fn load_unless(
+        self,
+        current: Option<ModelVersion>,
+        config: Model,
+        called_off: CancellationToken,
+    ) -> Result<Option<LoadedModel>, LoadCause> {
+        let began = Tick::now();
+        let fetched = called_off.run_until_cancelled(self.fetch(&config)).await;
+        let (folder, wanted) = fetched.ok_or(LoadCause::CalledOff)??;
+        let fetch_took = began.until(Tick::now());
+        if current == Some(folder.version) {
+            return Ok(None);
+        }
+        let load = move || self.load(&config, &folder, &wanted, fetch_took, &called_off);
+        tokio::task::spawn_blocking(load).await.map_err(|error| LoadCause::Start(error.to_string()))?.map(Some)
+    }
+
     /// Fetches and checks the model's files.
-    pub(crate) async fn fetch(&self, config: &Model) -> Result<(ModelFolder, FileFilter), LoadCause> {
+    async fn fetch(&self, config: &Model) -> Result<(ModelFolder, FileFilter), LoadCause> {
         let source = self.source(config)?;
-        let wanted = FileFilter::onnx(config.profiles.iter().map(|profile| registry_precision(profile.precision)));
+        let wanted = FileFilter::onnx(config.profiles.iter().map(|profile| profile.precision));
         let options = OpenOptions::from_env(&self.places.cache);
         let folder = halny_registry::open(&source, &options).fetch(&wanted, &Bars::new()).await?;
         Ok((folder, wanted))
@@ -79,22 +100,27 @@ impl Loader {
     }
 
     /// Loads every profile of a fetched model and warms it up. Blocks for seconds to minutes.
-    pub(crate) fn load(
+    fn load(
         &self,
         config: &Model,
         folder: &ModelFolder,
         wanted: &FileFilter,
         fetch_took: Duration,
+        called_off: &CancellationToken,
     ) -> Result<LoadedModel, LoadCause> {
         let mut phases = Phases::default();
         phases.0.push(LoadPhase { name: "fetch", took: fetch_took, warm: false });
-        let version = ModelVersion::from_digest(*folder.version.as_bytes());
+        let version = folder.version;
         let mut task: Option<Arc<Task>> = None;
         let mut signature = None;
         let mut profiles = Vec::new();
         for profile in &config.profiles {
-            let graph = folder.weights(wanted, registry_precision(profile.precision)).ok_or_else(|| {
-                LoadCause::NoWeights { profile: profile.name.to_string(), precision: profile.precision.as_str() }
+            if called_off.is_cancelled() {
+                return Err(LoadCause::CalledOff);
+            }
+            let graph = folder.weights(wanted, profile.precision).ok_or_else(|| LoadCause::NoWeights {
+                profile: profile.name.to_string(),
+                precision: profile.precision.as_str(),
             })?;
             let loaded = self
                 .engine
@@ -134,6 +160,7 @@ impl Loader {
             engine: self.engine.describe(),
             ready_at_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             profiles,
+            config: config.clone(),
         })
     }
 
@@ -167,9 +194,11 @@ impl Loader {
             loaded.instances.into_iter().map(|instance| ModelRunner::new(instance, task.collator())).collect();
         let mut seen = Vec::new();
         let on_cpu = loaded.choice.device == Device::Cpu;
+        let device = loaded.choice.device;
+        let (_, threads) = share_cores(profile, device, &self.engine.devices());
         let memory = WarmUps::of(
             &self.places.cache,
-            &format!("{version}/{}/{}/{}", profile.precision.as_str(), loaded.choice.device, self.engine.describe()),
+            &format!("{version}/{}/{device}/{threads}/{}", profile.precision.as_str(), self.engine.describe()),
         );
         let remembered = if on_cpu { memory.recall() } else { Vec::new() };
         let budget = match (on_cpu, remembered.is_empty()) {
@@ -256,13 +285,5 @@ fn yield_to_the_network() {
     let raised = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 5);
     if let Err(error) = raised {
         tracing::debug!(%error, "the priority of a device thread stays as it is");
-    }
-}
-
-fn registry_precision(precision: Precision) -> halny_registry::Precision {
-    match precision {
-        Precision::Fp32 => halny_registry::Precision::Fp32,
-        Precision::Fp16 => halny_registry::Precision::Fp16,
-        Precision::Int8 => halny_registry::Precision::Int8,
     }
 }

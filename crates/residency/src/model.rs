@@ -8,6 +8,7 @@ use halny_batching::{Claim, Lane, Load, Pending, Refusal};
 use halny_engine::{Choice, Signature};
 use halny_tasks::{Answer, Item, Task};
 use halny_telemetry::{LaneLabels, Metrics};
+use halny_types::project::Model;
 use halny_types::{ModelName, ModelVersion, RequestContext};
 
 use crate::{ModelRunner, ResidencyError, RunError};
@@ -32,6 +33,8 @@ pub struct LoadedModel {
     /// The ways to run it, in the project file's order, which is the order of preference. Never
     /// empty.
     pub profiles: Vec<LoadedProfile>,
+    /// The project file's entry that it was loaded as.
+    pub(crate) config: Model,
 }
 
 /// One way to run a loaded model.
@@ -61,28 +64,32 @@ impl Drop for LoadedProfile {
 }
 
 impl LoadedModel {
-    /// The time a request has unless it asks for less: the most patient profile's.
+    /// The time a request has unless it asks for less: that of the profile it names, else the most
+    /// patient one's, which may be the one that takes it. A name that no profile has counts as none;
+    /// [`LoadedModel::admit`] refuses it.
     #[must_use]
-    pub fn deadline(&self) -> Duration {
-        self.profiles.iter().map(|profile| profile.deadline).max().unwrap_or_default()
+    pub fn deadline(&self, profile: Option<&str>) -> Duration {
+        let eligible = self.named(profile).unwrap_or(&self.profiles);
+        eligible.iter().map(|profile| profile.deadline).max().unwrap_or_default()
     }
 
     /// Refuses a request that has no chance, before anyone decodes or tokenises for it.
     ///
     /// # Errors
-    /// What the first profile's lane says, when all refuse.
+    /// What the first profile's lane says, when all refuse; or the first that can be hoped for.
     pub fn admit(&self, context: &RequestContext, profile: Option<&str>) -> Result<(), RunError> {
         let claim = claim(context);
-        let mut first = None;
+        let mut refused: Option<(_, Refusal)> = None;
         for profile in self.named(profile)? {
             match profile.lane.would_refuse(&claim) {
                 None => return Ok(()),
-                Some(refusal) => {
-                    first.get_or_insert((&profile.lane, refusal));
+                Some(refusal) if refused.as_ref().is_none_or(|(_, before)| says_more(&refusal, before)) => {
+                    refused = Some((&profile.lane, refusal));
                 }
+                Some(_) => {}
             }
         }
-        let Some((lane, refusal)) = first else { return Ok(()) };
+        let Some((lane, refusal)) = refused else { return Ok(()) };
         lane.count_refusal(&refusal);
         Err(refusal.into())
     }
@@ -114,17 +121,19 @@ impl LoadedModel {
             (item, load)
         };
         let mut items: Vec<(Item, Load)> = items.into_iter().map(with_load).collect();
-        let mut first = None;
+        let mut refused: Option<Refusal> = None;
         for profile in self.named(profile)? {
             match profile.lane.submit(claim, items) {
                 Ok(pending) => return Ok(pending),
                 Err((refusal, back)) => {
                     items = back;
-                    first.get_or_insert(refusal);
+                    if refused.as_ref().is_none_or(|before| says_more(&refusal, before)) {
+                        refused = Some(refusal);
+                    }
                 }
             }
         }
-        Err(first.unwrap_or(Refusal::Closed).into())
+        Err(refused.unwrap_or(Refusal::Closed).into())
     }
 
     /// The profile of that name, or all of them.
@@ -137,6 +146,12 @@ impl LoadedModel {
             known: self.profiles.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
         })
     }
+}
+
+/// Of several profiles' refusals the first stands, unless a later one says when to come back: that
+/// the request never fits the small profile is no news to who may wait for the large one.
+fn says_more(refusal: &Refusal, before: &Refusal) -> bool {
+    refusal.is_passing() && !before.is_passing()
 }
 
 fn claim(context: &RequestContext) -> Claim {

@@ -8,10 +8,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use halny_engine::Engine;
 use halny_telemetry::Metrics;
-use halny_types::project::{Model, Project};
-use halny_types::{ModelName, Tick};
+use halny_types::ModelName;
+use halny_types::project::Project;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::LoadCause;
@@ -30,10 +31,15 @@ struct Inner {
     slots: Mutex<BTreeMap<ModelName, Slot>>,
     /// What requests look at: replaced whole whenever a model comes or goes.
     ready: ArcSwap<BTreeMap<ModelName, Arc<LoadedModel>>>,
-    /// Models that are no longer given out and still answer what they had accepted.
-    retiring: TaskTracker,
-    /// Loads happen one after the other: two at once would fight for memory and cores.
-    loading: tokio::sync::Mutex<()>,
+    /// Held by whoever applies a project or loads a model, from reading what the project says to
+    /// publishing: there is one order of events, and never two loads that fight for memory and
+    /// cores. Unloading does not wait for it, it calls off what is under way.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// What the server's end waits for: loads under way, and models that are no longer given out
+    /// and still answer what they had accepted.
+    tasks: TaskTracker,
+    /// Cancelled by [`Residency::drain`]; every slot's `called_off` is its child.
+    stopping: CancellationToken,
     /// Whether a project has been applied: before, nothing is known, and so nothing is ready.
     applied: AtomicBool,
 }
@@ -57,52 +63,51 @@ impl Residency {
             loader: Loader { engine, places, metrics },
             slots: Mutex::default(),
             ready: ArcSwap::default(),
-            retiring: TaskTracker::new(),
-            loading: tokio::sync::Mutex::default(),
+            turn: Arc::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             applied: AtomicBool::new(false),
         };
         Residency { inner: Arc::new(inner) }
     }
 
-    /// Brings what is loaded in line with `project`: loads what is new, replaces what changed (its
-    /// entry or its files), unloads what is gone. What has not changed is not touched.
+    /// Brings what is loaded in line with `project`: loads what is to be preloaded and is not
+    /// loaded (unloaded by hand included), replaces what changed (its entry or its files), unloads
+    /// what is gone. What has not changed is not touched. Once begun it is carried to its end,
+    /// whether or not anyone still waits for it.
     pub async fn apply(&self, project: &Project) -> Applied {
-        let mut applied = Applied { removed: self.remove_all_but(project), ..Applied::default() };
-        self.announce(project);
-        for config in &project.models {
-            let loaded = self.inner.slots.lock().get(&config.name).is_some_and(|slot| slot.loaded.is_some());
-            if !config.preload && !loaded {
-                self.set(config, |slot| slot.config = config.clone());
-                continue;
-            }
-            match self.load_config(config, false).await {
-                Ok(true) => applied.loaded.push(config.name.clone()),
-                Ok(false) => {}
-                Err(error) => applied.failed.push(error),
-            }
-        }
-        applied
+        let (residency, project) = (self.clone(), project.clone());
+        self.carry_out(async move { residency.bring_in_line(&project).await }).await
     }
 
-    /// Loads a model of the project, or loads it again when its files changed.
+    /// Loads a model of the project as the project now says, or loads it again when its files
+    /// changed. Once begun it is carried to its end, whether or not anyone still waits for it.
     ///
     /// # Errors
-    /// [`ResidencyError::Unknown`] when the project has no such model; the outer error when
-    /// loading failed.
+    /// [`ResidencyError::Unknown`] when the project has no such model; the inner error when
+    /// loading failed, or was called off because the model was unloaded or removed meanwhile.
     pub async fn load(&self, name: &str) -> Result<Result<(), LoadError>, ResidencyError> {
-        let config = self.inner.slots.lock().get(name).map(|slot| slot.config.clone());
-        let config = config.ok_or_else(|| unknown(name))?;
-        Ok(self.load_config(&config, true).await.map(|_| ()))
+        let asked = {
+            let slots = self.inner.slots.lock();
+            slots.get_key_value(name).map(|(name, slot)| (name.clone(), slot.called_off.clone()))
+        };
+        let (name, called_off) = asked.ok_or_else(|| self.absent(name))?;
+        let residency = self.clone();
+        let loaded = self.carry_out(async move { residency.load_in_turn(&name, &called_off).await }).await;
+        Ok(loaded.map(|_| ()))
     }
 
-    /// Stops giving a model out. Returns when what it had accepted is answered.
+    /// Stops giving a model out, and calls off what was asked before: a load of it that is under
+    /// way comes to nothing, and gives its memory back as soon as it can. Returns when what the
+    /// model had accepted is answered, and waits for no load.
     ///
     /// # Errors
     /// [`ResidencyError::Unknown`] when the project has no such model.
     pub async fn unload(&self, name: &str) -> Result<(), ResidencyError> {
         let retired = {
             let mut slots = self.inner.slots.lock();
-            let slot = slots.get_mut(name).ok_or_else(|| unknown(name))?;
+            let slot = slots.get_mut(name).ok_or_else(|| self.absent(name))?;
+            slot.call_off(&self.inner.stopping);
             slot.state = ModelState::Unloaded;
             let retired = slot.loaded.take();
             self.publish(&slots);
@@ -123,11 +128,11 @@ impl Residency {
         if let Some(model) = self.inner.ready.load().get(name) {
             return Ok(Arc::clone(model));
         }
-        match self.inner.slots.lock().get(name).map(|slot| &slot.state) {
-            // Nobody knows yet which models there will be.
-            None if !self.inner.applied.load(Ordering::Acquire) => Err(ResidencyError::Loading(shortened(name))),
-            None => Err(unknown(name)),
-            Some(ModelState::Loading) => Err(ResidencyError::Loading(name.to_owned())),
+        match self.inner.slots.lock().get(name) {
+            None => Err(self.absent(name)),
+            // It was published since `ready` was looked at.
+            Some(Slot { loaded: Some(model), .. }) => Ok(Arc::clone(model)),
+            Some(Slot { state: ModelState::Loading, .. }) => Err(ResidencyError::Loading(name.to_owned())),
             Some(_) => Err(ResidencyError::NotLoaded(name.to_owned())),
         }
     }
@@ -149,16 +154,22 @@ impl Residency {
         self.inner.slots.lock().iter().map(status).collect()
     }
 
-    /// Whether a project was applied and every model that it preloads answers.
+    /// Whether a project was applied and every model that it preloads answers, but for those that
+    /// the operator unloaded.
     #[must_use]
     pub fn is_ready(&self) -> bool {
+        // What is to be preloaded is `Loading` from the moment it is known, so it is `Unloaded` by hand only.
+        let as_wanted =
+            |slot: &Slot| !slot.config.preload || slot.loaded.is_some() || slot.state == ModelState::Unloaded;
         self.inner.applied.load(Ordering::Acquire)
-            && self.inner.slots.lock().values().all(|slot| !slot.config.preload || slot.loaded.is_some())
+            && !self.inner.stopping.is_cancelled()
+            && self.inner.slots.lock().values().all(as_wanted)
     }
 
-    /// Stops giving anything out and returns when all that was accepted is answered.
+    /// Stops giving anything out, calls off every load, and returns when all that was accepted is
+    /// answered and no load is under way.
     pub async fn drain(&self) {
-        let _loading = self.inner.loading.lock().await;
+        self.inner.stopping.cancel();
         {
             let mut slots = self.inner.slots.lock();
             for slot in slots.values_mut() {
@@ -167,81 +178,115 @@ impl Residency {
             }
             self.publish(&slots);
         }
-        self.inner.retiring.close();
-        self.inner.retiring.wait().await;
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Does `work` when its turn has come. Whoever asked may leave: before its turn nothing is
+    /// done, and from then on a task of its own carries it to its end. A load cannot be broken off
+    /// once the engine has it, and without the turn a second one would begin beside it.
+    async fn carry_out<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let turn = Arc::clone(&self.inner.turn).lock_owned().await;
+        let task = self.inner.tasks.spawn(async move {
+            let _turn = turn;
+            work.await
+        });
+        match task.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Nobody aborts it but the runtime at its end, and with it whoever waits here.
+                Err(_aborted) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn bring_in_line(&self, project: &Project) -> Applied {
+        let mut applied = Applied { removed: self.remove_all_but(project), ..Applied::default() };
+        for (name, called_off) in self.announce(project) {
+            match self.load_in_turn(&name, &called_off).await {
+                Ok(true) => applied.loaded.push(name),
+                // Called off: someone wanted otherwise since, and nothing went wrong.
+                Ok(false) | Err(LoadError { cause: LoadCause::CalledOff, .. }) => {}
+                Err(error) => applied.failed.push(error),
+            }
+        }
+        applied
     }
 
     /// Loads a model unless the very same is loaded already; tells whether it did.
-    async fn load_config(&self, config: &Model, asked_for: bool) -> Result<bool, LoadError> {
-        let _one_at_a_time = self.inner.loading.lock().await;
-        let before = self.inner.slots.lock().get(&config.name).map(|slot| slot.state.clone());
-        self.set(config, |slot| slot.state = ModelState::Loading);
-        let mut broken_off =
-            BrokenOff { residency: self, config, before: Some(before.clone().unwrap_or(ModelState::Unloaded)) };
-        let outcome = self.load_if_changed(config).await;
-        broken_off.before = None;
-        self.inner.loader.metrics.models().load_ended(config.name.as_str(), outcome.is_ok());
-        match outcome {
-            Ok(None) => {
-                self.set(config, |slot| slot.state = ModelState::Ready);
-                Ok(asked_for && before != Some(ModelState::Ready))
-            }
-            Ok(Some(model)) => {
-                let model = Arc::new(model);
-                let mut slots = self.inner.slots.lock();
-                let slot = slots.entry(config.name.clone()).or_insert_with(|| Slot {
-                    config: config.clone(),
-                    state: ModelState::Ready,
-                    loaded: None,
-                });
-                slot.config = config.clone();
-                slot.state = ModelState::Ready;
-                self.retire(slot.loaded.replace(model));
-                self.publish(&slots);
-                Ok(true)
-            }
-            Err(cause) => {
-                let error = LoadError { model: config.name.clone(), cause };
-                tracing::error!(model = %config.name, error = %error.cause, "model could not be loaded");
-                self.set(config, |slot| slot.state = ModelState::Failed(error.cause.to_string()));
-                Err(error)
-            }
-        }
-    }
-
-    async fn load_if_changed(&self, config: &Model) -> Result<Option<LoadedModel>, LoadCause> {
-        let began = Tick::now();
-        let (folder, wanted) = self.inner.loader.fetch(config).await?;
-        let fetch_took = began.until(Tick::now());
-        let unchanged = {
-            let slots = self.inner.slots.lock();
-            slots.get(&config.name).is_some_and(|slot| {
-                let same_files =
-                    slot.loaded.as_ref().is_some_and(|m| m.version.to_string() == folder.version.to_string());
-                same_files && slot.config == *config
+    async fn load_in_turn(&self, name: &ModelName, called_off: &CancellationToken) -> Result<bool, LoadError> {
+        let begun = {
+            let mut slots = self.inner.slots.lock();
+            slots.get_mut(name).filter(|_| !called_off.is_cancelled()).map(|slot| {
+                slot.state = ModelState::Loading;
+                let same_entry = slot.loaded.as_ref().filter(|model| model.config == slot.config);
+                (slot.config.clone(), same_entry.map(|model| model.version))
             })
         };
-        if unchanged {
-            return Ok(None);
-        }
-        let (loader, config) = (self.inner.loader.clone(), config.clone());
-        let loading = tokio::task::spawn_blocking(move || loader.load(&config, &folder, &wanted, fetch_took));
-        loading.await.map_err(|error| LoadCause::Start(error.to_string()))?.map(Some)
+        let Some((config, current)) = begun else {
+            return Err(LoadError { model: name.clone(), cause: LoadCause::CalledOff });
+        };
+        let load = self.inner.loader.clone().load_unless(current, config, called_off.clone());
+        // In a task, so that a panic is a load that failed.
+        let outcome = self.inner.tasks.spawn(load).await;
+        self.settle(name, called_off, outcome.unwrap_or_else(|error| Err(LoadCause::Start(error.to_string()))))
+    }
+
+    /// Publishes what was loaded, or retires it when nobody wants it any more.
+    fn settle(
+        &self,
+        name: &ModelName,
+        called_off: &CancellationToken,
+        outcome: Result<Option<LoadedModel>, LoadCause>,
+    ) -> Result<bool, LoadError> {
+        let mut slots = self.inner.slots.lock();
+        // Who calls a load off takes this lock, so it is settled before or called off, never both.
+        let slot = slots.get_mut(name).filter(|_| !called_off.is_cancelled());
+        let cause = match (slot, outcome) {
+            (Some(slot), Ok(model)) => {
+                let is_new = model.is_some();
+                slot.state = ModelState::Ready;
+                if let Some(model) = model {
+                    self.retire(slot.loaded.replace(Arc::new(model)));
+                    self.publish(&slots);
+                }
+                self.inner.loader.metrics.models().load_ended(name.as_str(), true);
+                return Ok(is_new);
+            }
+            (Some(slot), Err(cause)) => {
+                slot.state = ModelState::Failed(cause.to_string());
+                self.inner.loader.metrics.models().load_ended(name.as_str(), false);
+                tracing::error!(model = %name, error = %cause, "model could not be loaded");
+                cause
+            }
+            (None, outcome) => {
+                self.retire(outcome.ok().flatten().map(Arc::new));
+                tracing::info!(model = %name, "the load was called off");
+                LoadCause::CalledOff
+            }
+        };
+        Err(LoadError { model: name.clone(), cause })
     }
 
     /// Makes every model of the project known before the first is loaded, so that none is called
-    /// unknown, and the server not ready, only because its turn has not come.
-    fn announce(&self, project: &Project) {
+    /// unknown, and the server not ready, only because its turn has not come. Gives those to load.
+    fn announce(&self, project: &Project) -> Vec<(ModelName, CancellationToken)> {
+        let mut to_load = Vec::new();
         let mut slots = self.inner.slots.lock();
         for config in &project.models {
-            slots.entry(config.name.clone()).or_insert_with(|| Slot {
-                config: config.clone(),
-                state: if config.preload { ModelState::Loading } else { ModelState::Unloaded },
-                loaded: None,
-            });
+            let slot = slots.entry(config.name.clone()).or_insert_with(|| Slot::new(config, &self.inner.stopping));
+            slot.config = config.clone();
+            if slot.loaded.is_none() && config.preload {
+                slot.state = ModelState::Loading;
+            }
+            if slot.loaded.is_some() || config.preload {
+                to_load.push((config.name.clone(), slot.called_off.clone()));
+            }
         }
         drop(slots);
         self.inner.applied.store(true, Ordering::Release);
+        to_load
     }
 
     fn remove_all_but(&self, project: &Project) -> Vec<ModelName> {
@@ -249,15 +294,22 @@ impl Residency {
         let stays = |name: &ModelName| project.models.iter().any(|model| model.name == *name);
         let removed: Vec<ModelName> = slots.keys().filter(|name| !stays(name)).cloned().collect();
         for name in &removed {
-            self.retire(slots.remove(name).and_then(|slot| slot.loaded));
+            if let Some(mut slot) = slots.remove(name) {
+                slot.call_off(&self.inner.stopping);
+                self.retire(slot.loaded);
+            }
         }
         self.publish(&slots);
         removed
     }
 
-    fn set(&self, config: &Model, change: impl FnOnce(&mut Slot)) {
-        if let Some(slot) = self.inner.slots.lock().get_mut(&config.name) {
-            change(slot);
+    /// What to say of a name that has no slot.
+    fn absent(&self, name: &str) -> ResidencyError {
+        if self.inner.applied.load(Ordering::Acquire) {
+            ResidencyError::Unknown(shortened(name))
+        } else {
+            // Nobody knows yet which models there will be.
+            ResidencyError::Loading(shortened(name))
         }
     }
 
@@ -270,7 +322,7 @@ impl Residency {
     /// and gives its memory back. The server's end waits for that, and so may the caller.
     fn retire(&self, model: Option<Arc<LoadedModel>>) -> Option<JoinHandle<()>> {
         let model = model?;
-        Some(self.inner.retiring.spawn(async move {
+        Some(self.inner.tasks.spawn(async move {
             // Requests hold the model while they run, so there is no event to wait for but theirs:
             // the count is looked at again until it says that this is the last holder.
             while Arc::strong_count(&model) > 1 {
@@ -282,25 +334,6 @@ impl Residency {
             }
         }))
     }
-}
-
-/// Puts a slot's state back when a load is broken off, as when the operator who asked for it leaves.
-struct BrokenOff<'a> {
-    residency: &'a Residency,
-    config: &'a Model,
-    before: Option<ModelState>,
-}
-
-impl Drop for BrokenOff<'_> {
-    fn drop(&mut self) {
-        if let Some(before) = self.before.take() {
-            self.residency.set(self.config, |slot| slot.state = before);
-        }
-    }
-}
-
-fn unknown(name: &str) -> ResidencyError {
-    ResidencyError::Unknown(shortened(name))
 }
 
 /// A name that a client made up, as an error repeats it.

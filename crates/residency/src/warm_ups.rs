@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The record of one model version on one device.
+/// The record of one model version on one device, run by so many threads.
 pub(crate) struct WarmUps {
     file: PathBuf,
 }
 
 impl WarmUps {
-    /// The record for `what`, which names version, precision, device and engine.
+    /// The record for `what`, which names version, precision, device, threads and engine.
     pub(crate) fn of(cache: &Path, what: &str) -> WarmUps {
         let name: String = what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         WarmUps { file: cache.join("warm-ups").join(format!("{name}.txt")) }
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_recalled_and_a_damaged_record_is_none() {
         let folder = tempfile::tempdir().unwrap();
-        let record = WarmUps::of(folder.path(), "v/fp32/cpu/fake 1");
+        let record = WarmUps::of(folder.path(), "v/fp32/cpu/1/fake 1");
         assert!(record.recall().is_empty());
         let seen = [(8, Duration::from_micros(7)), (512, Duration::from_millis(3))];
         record.remember(&seen);

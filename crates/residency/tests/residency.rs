@@ -1,66 +1,18 @@
 //! Loading, swapping and unloading, with an engine whose graph is a Rust function.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods, missing_docs)]
 
-use std::path::Path;
+mod rig;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use halny_engine::testsuite::{FakeEngine, doubling_signature};
-use halny_engine::{EngineError, Tensor};
-use halny_engine_onnx::testgraph;
-use halny_residency::{ModelState, Places, Residency, ResidencyError, RunError};
-use halny_tasks::{Answer, Item};
-use halny_telemetry::Metrics;
-use halny_types::project::{Project, check};
+use halny_engine::testsuite::FakeEngine;
+use halny_residency::{ModelState, ResidencyError};
+use halny_types::project::check;
 use halny_types::{Blame, Fault, RequestContext, TenantId, Tick};
-use parking_lot::{Condvar, Mutex};
 
-struct Rig {
-    residency: Residency,
-    metrics: Metrics,
-    folder: tempfile::TempDir,
-}
-
-fn rig(engine: FakeEngine) -> Rig {
-    let folder = tempfile::tempdir().unwrap();
-    write_model(folder.path(), "a");
-    write_model(folder.path(), "b");
-    let places = Places { project: folder.path().to_path_buf(), cache: folder.path().join("cache") };
-    let metrics = Metrics::new();
-    Rig { residency: Residency::new(Arc::new(engine), places, metrics.clone()), metrics, folder }
-}
-
-fn write_model(folder: &Path, name: &str) {
-    std::fs::create_dir_all(folder.join(name)).unwrap();
-    std::fs::write(folder.join(name).join("model.fp32.onnx"), testgraph::doubling().bytes()).unwrap();
-}
-
-/// A project of `tensor` models, each with these lines in its one profile.
-fn project(models: &[(&str, &str)]) -> Project {
-    let entry = |(name, profile): &(&str, &str)| {
-        format!(
-            "[[models]]\nname = \"{name}\"\nsource = \"{name}\"\ntask = \"tensor\"\n[[models.profiles]]\ninstances = 1\n{profile}\n"
-        )
-    };
-    let text: String = models.iter().map(entry).collect();
-    check(&text).unwrap_or_else(|problems| panic!("{problems:?}")).project
-}
-
-fn context() -> RequestContext {
-    RequestContext::new(TenantId::anonymous(), Tick::now(), Duration::from_secs(600))
-}
-
-async fn double(residency: &Residency, name: &str, value: f32) -> Result<f32, RunError> {
-    let model = residency.get(name)?;
-    let outcomes = model.run(&context(), vec![item(&model.task, value)], None).await?;
-    let Answer::Tensors(tensors) = &outcomes[0].as_ref().unwrap().answer else { panic!("tensors come out") };
-    Ok(tensors[0].elements::<f32>().unwrap()[0])
-}
-
-fn item(task: &halny_tasks::Task, value: f32) -> Item {
-    task.from_tensors(vec![Tensor::from_slice(&[1, 4], &[value; 4]).unwrap()]).unwrap()
-}
+use rig::{context, double, gated, item, project, rig};
 
 #[tokio::test]
 async fn a_project_is_served_and_metrics_name_its_version() {
@@ -179,19 +131,6 @@ async fn no_request_is_lost_while_its_model_is_replaced_again_and_again() {
     }
     rig.residency.drain().await;
     assert_eq!(rig.residency.get("a").unwrap_err(), ResidencyError::NotLoaded("a".to_owned()));
-}
-
-/// An engine that runs only while its gate is open.
-fn gated() -> (FakeEngine, Arc<(Mutex<bool>, Condvar)>) {
-    let gate = Arc::new((Mutex::new(true), Condvar::new()));
-    let inside = Arc::clone(&gate);
-    let engine = FakeEngine::new(doubling_signature(), move |inputs, outputs| {
-        inside.1.wait_while(&mut inside.0.lock(), |open| !*open);
-        let doubled: Vec<f32> = inputs[0].elements::<f32>().unwrap().iter().map(|x| x * 2.0).collect();
-        *outputs = vec![Tensor::from_slice(inputs[0].shape, &doubled)?];
-        Ok::<(), EngineError>(())
-    });
-    (engine, gate)
 }
 
 #[tokio::test]

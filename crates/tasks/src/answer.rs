@@ -16,6 +16,18 @@ pub enum Answer {
     Tensors(Vec<Tensor>),
 }
 
+impl Answer {
+    /// Bytes of the numbers in it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Answer::Vector(numbers) | Answer::Scores(numbers) => size_of_val(&numbers[..]),
+            Answer::Score(score) => size_of_val(score),
+            Answer::Tensors(tensors) => tensors.iter().map(|tensor| tensor.bytes().len()).sum(),
+        }
+    }
+}
+
 /// Cuts a vector to its first `dims` elements and scales it to length 1 again, which keeps the
 /// meaning of embeddings trained for it (Matryoshka, arXiv:2205.13147). Longer than the vector:
 /// nothing is cut.

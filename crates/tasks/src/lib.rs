@@ -56,4 +56,4 @@ pub use answer::{Answer, truncate_dimensions};
 pub use collate::Collator;
 pub use error::TaskError;
 pub use item::Item;
-pub use task::Task;
+pub use task::{Query, Task};

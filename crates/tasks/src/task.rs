@@ -39,6 +39,10 @@ impl std::fmt::Debug for Task {
     }
 }
 
+/// A query's tokens.
+#[derive(Clone, Debug)]
+pub struct Query(Vec<u32>);
+
 impl Task {
     /// Reads what the task needs from the model's folder and checks it against the graph's
     /// signature.
@@ -163,14 +167,25 @@ impl Task {
         }
     }
 
-    /// Makes tokens of a query `a` and a document `b`, for `rerank`.
+    /// Makes tokens of a query, for `rerank`: once, however many documents it is held against.
     ///
     /// # Errors
-    /// As [`Task::tokenise`]; `text.truncate` cuts only the document, and
-    /// [`TaskError::QueryTooLong`] says that the query leaves no room for it.
-    pub fn tokenise_pair(&self, a: &str, b: &str) -> Result<Item, TaskError> {
+    /// [`TaskError::TextTooLong`], and [`TaskError::QueryTooLong`] where it leaves no room for a
+    /// document.
+    pub fn tokenise_query(&self, query: &str) -> Result<Query, TaskError> {
         match (&self.text, self.kind) {
-            (Some(tokenizer), TaskKind::Rerank) => Ok(self.text_item(tokenizer.pair(a, b)?)),
+            (Some(tokenizer), TaskKind::Rerank) => tokenizer.query(query).map(Query),
+            _ => Err(self.wrong_input()),
+        }
+    }
+
+    /// Makes tokens of a query and a document, for `rerank`.
+    ///
+    /// # Errors
+    /// As [`Task::tokenise`]; `text.truncate` cuts only the document.
+    pub fn tokenise_pair(&self, query: &Query, document: &str) -> Result<Item, TaskError> {
+        match (&self.text, self.kind) {
+            (Some(tokenizer), TaskKind::Rerank) => Ok(self.text_item(tokenizer.pair(&query.0, document)?)),
             _ => Err(self.wrong_input()),
         }
     }
@@ -196,7 +211,7 @@ impl Task {
     /// [`TaskError::ImageTooLarge`], before any pixel is decoded.
     pub fn decode_image(&self, bytes: &[u8]) -> Result<Item, TaskError> {
         let InputPlan::Image(spec) = &self.plan.input else { return Err(self.wrong_input()) };
-        let levels = prepare(spec, &decode(bytes)?)?;
+        let levels = prepare(spec, &decode(bytes)?);
         Ok(Item { content: Content::Levels(levels), length: 1, rows: 1, group: 0, batchable: spec.batchable })
     }
 

@@ -93,15 +93,20 @@ impl Text {
         self.single.around(ids, &[])
     }
 
-    /// A query and a document with their special tokens. Only the document is ever cut.
-    pub(crate) fn pair(&self, query: &str, document: &str) -> Result<Tokens, TaskError> {
+    /// The tokens of a query, which leave room for some of a document.
+    pub(crate) fn query(&self, query: &str) -> Result<Vec<u32>, TaskError> {
         let frame = self.pair.as_ref().ok_or(TaskError::NotTokenised)?;
         let limit = self.max_tokens - frame.len();
         let query = self.encode(&self.bounded(query)?)?;
-        let query = query.get_ids();
-        if query.len() >= limit {
-            return Err(TaskError::QueryTooLong { tokens: query.len(), limit });
+        match query.len() {
+            tokens if tokens >= limit => Err(TaskError::QueryTooLong { tokens, limit }),
+            _ => Ok(query.get_ids().to_vec()),
         }
+    }
+
+    /// A query and a document with their special tokens. Only the document is ever cut.
+    pub(crate) fn pair(&self, query: &[u32], document: &str) -> Result<Tokens, TaskError> {
+        let frame = self.pair.as_ref().ok_or(TaskError::NotTokenised)?;
         let document = self.encode(&self.bounded(document)?)?;
         let document = self.fit(document.get_ids(), frame.len() + query.len())?;
         frame.around(query, document)

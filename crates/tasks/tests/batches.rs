@@ -65,7 +65,7 @@ proptest! {
         let task = model.open(kind, Some(&options)).unwrap();
         let text = |length: &usize| "hello zebra abba world . ".repeat(*length / 4) + &"a".repeat(length % 4);
         let items: Vec<Item> = lengths.iter().map(|length| match kind {
-            TaskKind::Rerank => task.tokenise_pair("hello", &text(length)).unwrap(),
+            TaskKind::Rerank => task.tokenise_pair(&task.tokenise_query("hello").unwrap(), &text(length)).unwrap(),
             _ => task.tokenise(&text(length)).unwrap(),
         }).collect();
         let all: Vec<&Item> = items.iter().collect();

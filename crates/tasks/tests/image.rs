@@ -15,6 +15,8 @@ use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, RgbImage, Rgba};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+const FILTERS: [&str; 4] = ["nearest", "bilinear", "bicubic", "lanczos"];
+
 fn open_files(files: &[(&str, &Value)], element: ElementType, dims: &[i64]) -> Result<Task, TaskError> {
     let folder = tempfile::tempdir().unwrap();
     for (file, content) in files {
@@ -73,10 +75,12 @@ proptest! {
         nchw in any::<bool>(),
         bgr in any::<bool>(),
         element in prop::sample::select(vec![ElementType::F32, ElementType::F16, ElementType::U8]),
+        resize in prop::sample::select(FILTERS.to_vec()),
         scale in prop::sample::select(vec![1.0f32, 1.0 / 255.0]),
     ) {
         let (mean, std) = ([0.485f32, 0.456, 0.406], [0.229f32, 0.224, 0.225]);
-        let mut section = json!({"layout": if nchw { "nchw" } else { "nhwc" }, "channels": if bgr { "bgr" } else { "rgb" }});
+        let (layout, channels) = (if nchw { "nchw" } else { "nhwc" }, if bgr { "bgr" } else { "rgb" });
+        let mut section = json!({"layout": layout, "channels": channels, "resize": resize});
         if element != ElementType::U8 {
             section["scale"] = json!(scale);
             section["mean"] = json!(mean);
@@ -103,7 +107,7 @@ proptest! {
     fn cropping_first_gives_what_cropping_last_gives(
         (width, height) in (20u32..120, 20u32..120),
         (crop, edge) in (4i64..20).prop_flat_map(|crop| (Just(crop), crop..40)),
-        resize in prop::sample::select(vec!["bilinear", "bicubic", "lanczos"]),
+        resize in prop::sample::select(FILTERS.to_vec()),
         mode in prop::sample::select(vec!["center-crop", "shortest-edge-crop"]),
     ) {
         let bytes = encode(&picture(width, height).into(), ImageFormat::Png);
@@ -120,7 +124,61 @@ proptest! {
             let (i, crop) = (i as i64, crop);
             let (x, y, channel) = (i / 3 % crop + left, i / 3 / crop + top, i % 3);
             let other = whole[((y * w + x) * 3 + channel) as usize];
-            prop_assert!((level - other).abs() <= 1.0, "{level} is not {other} at {x}, {y}");
+            prop_assert!(*level == other, "{level} is not {other} at {x}, {y}");
+        }
+    }
+
+    #[test]
+    fn one_colour_stays_that_colour_at_any_size(
+        (width, height) in (1u32..400, 1u32..400),
+        (w, h) in (1i64..60, 1i64..60),
+        colour in any::<[u8; 3]>(),
+        resize in prop::sample::select(FILTERS.to_vec()),
+    ) {
+        let task = open(json!({"resize": resize, "layout": "nhwc"}), ElementType::U8, &[-1, h, w, 3]).unwrap();
+        let image = RgbImage::from_pixel(width, height, image::Rgb(colour));
+        let got = levels(&task, &encode(&image.into(), ImageFormat::Png));
+        prop_assert!(got.chunks(3).all(|pixel| pixel == colour.map(f32::from)), "{got:?} is not {colour:?}");
+    }
+}
+
+/// What Pillow 13.0 makes of `speckled` images, as FNV-1a of the levels, filter by filter:
+///
+/// ```python
+/// y, x, c = np.mgrid[:height, :width, :3]
+/// levels = ((x * 29 + y * 57 + c * 101) * (x + 5 * y + 3) >> 3) & 255
+/// hash = 0xCBF29CE484222325
+/// for level in Image.fromarray(levels.astype(np.uint8)).resize((w, h), filter).tobytes():
+///     hash = (hash ^ level) * 0x100000001B3 % 2**64
+/// ```
+#[test]
+fn resized_levels_are_those_of_pillow() {
+    fn speckled(width: u32, height: u32) -> RgbImage {
+        let level = |x, y, c| (((x * 29 + y * 57 + c * 101) * (x + 5 * y + 3)) >> 3) as u8;
+        RgbImage::from_fn(width, height, |x, y| image::Rgb([0u32, 1, 2].map(|c| level(x, y, c))))
+    }
+    let fnv = |levels: &[f32]| {
+        levels
+            .iter()
+            .fold(0xCBF2_9CE4_8422_2325_u64, |hash, level| (hash ^ *level as u64).wrapping_mul(0x100_0000_01B3))
+    };
+    // Smaller, larger (where "nearest" depends on how places are added up), smaller with the pass down
+    // first, one side kept, one side larger and the other smaller.
+    #[rustfmt::skip]
+    let table = [
+        ((64, 48), (10, 7), [0x5D26163BE1A23AC7, 0x73952B517AD44415, 0x775EEA12F7C7FC6E, 0x4308126CE227ED06]),
+        ((13, 12), (40, 31), [0x8EECD5BA9640FCCF, 0xF810D37EBFC19510, 0x3C52333A413A7AD7, 0x7D37B97D0BEDBABD]),
+        ((37, 90), (30, 11), [0x1268FFFB1ED96EB8, 0xA549CEDC3BFBB79E, 0x4B3AE54C7B56730F, 0xD9E60EB1F1122954]),
+        ((31, 20), (31, 9), [0x4792F9D78FE92F88, 0xAA5F269AD78F8C46, 0x489A78811A8F23C9, 0x8F0662672D2FD27C]),
+        ((31, 20), (12, 20), [0xEF41D06A000804AB, 0x96A8496A70979B34, 0xF2B2C6FF87F4C81C, 0xCFBC230FC678B27F]),
+        ((300, 5), (7, 9), [0xFFD7E9561578B978, 0xF5CD68A269C69317, 0x3AAEC4DAF563D567, 0xB93EC7D2DCBE2097]),
+        ((1, 1), (3, 2), [0x5E4FB7E3995328E1, 0x5E4FB7E3995328E1, 0x5E4FB7E3995328E1, 0x5E4FB7E3995328E1]),
+    ];
+    for ((width, height), (w, h), hashes) in table {
+        let bytes = encode(&speckled(width, height).into(), ImageFormat::Png);
+        for (resize, hash) in FILTERS.into_iter().zip(hashes) {
+            let task = open(json!({"resize": resize}), ElementType::U8, &[-1, h, w, 3]).unwrap();
+            assert_eq!(fnv(&levels(&task, &bytes)), hash, "{width} x {height} to {w} x {h}, {resize}");
         }
     }
 }

@@ -31,6 +31,10 @@ fn rows(task: &Task, item: &Item) -> Vec<Vec<i64>> {
     (0..3).map(|place| input::<i64>(&collator, place)).collect()
 }
 
+fn pair(task: &Task, query: &str, document: &str) -> Result<Item, TaskError> {
+    task.tokenise_pair(&task.tokenise_query(query)?, document)
+}
+
 proptest! {
     #[test]
     fn tokens_and_segments_are_those_of_the_tokenizer_itself(a in texts(), b in texts()) {
@@ -42,7 +46,7 @@ proptest! {
         let rerank = model.open(TaskKind::Rerank, Some(&long)).unwrap();
         for (task, ours, theirs) in [
             (&embed, embed.tokenise(&a), reference.encode(a.as_str(), true)),
-            (&rerank, rerank.tokenise_pair(&a, &b), reference.encode((a.as_str(), b.as_str()), true)),
+            (&rerank, pair(&rerank, &a, &b), reference.encode((a.as_str(), b.as_str()), true)),
         ] {
             let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
             let rows = rows(task, &ours);
@@ -71,7 +75,7 @@ proptest! {
         let embed = model.open(TaskKind::Embed, None).unwrap();
         let alone = rows(&embed, &embed.tokenise(&query).unwrap())[0].clone();
         let task = model.open(TaskKind::Rerank, Some(&limited(limit, true))).unwrap();
-        match task.tokenise_pair(&query, &document) {
+        match pair(&task, &query, &document) {
             Ok(item) => {
                 prop_assert!(item.tokens() <= limit);
                 let ids = &rows(&task, &item)[0];
@@ -203,7 +207,7 @@ fn what_the_task_cannot_follow_is_refused_at_open_by_name() {
 fn a_value_of_another_task_is_refused_with_what_the_model_takes() {
     let model = TextModel::new();
     let task = model.open(TaskKind::Embed, None).unwrap();
-    for refused in [task.tokenise_pair("a", "b"), task.decode_image(b"x"), task.from_tensors(Vec::new())] {
+    for refused in [pair(&task, "a", "b"), task.decode_image(b"x"), task.from_tensors(Vec::new())] {
         let error = refused.unwrap_err();
         assert!(error.to_string().contains("texts"), "{error}");
         assert_eq!(error.fault(), Fault::Caller);

@@ -85,7 +85,7 @@ fn every_structural_problem_is_told_at_once() {
             "halny.toml:2:1: server.adress: there is no such setting; write address\n\
              halny.toml:3:1: server.max_conections: there is no such setting; write max_connections\n\
              halny.toml:4:1: server.max_batch_size: there is no such setting; write max_batch_size under [[models.profiles]]\n\
-             halny.toml:5:1: server.foo: there is no such setting; write one of address, admin_address, body_timeout_ms, cpu_threads, drain_timeout_ms, header_timeout_ms, max_body, max_concurrent_requests, max_connections, max_inputs_per_request, metrics_on_data_port\n\
+             halny.toml:5:1: server.foo: there is no such setting; write one of address, admin_address, body_timeout_ms, cpu_threads, drain_timeout_ms, header_timeout_ms, max_bodies, max_body, max_concurrent_requests, max_connections, max_inputs_per_request, metrics_on_data_port\n\
              halny.toml:6:3: model: there is no such setting; write models\n",
         ),
         (

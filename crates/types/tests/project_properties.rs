@@ -62,6 +62,7 @@ prop_compose! {
             address: format!("{host}:{}", ports.0),
             admin_address: format!("127.0.0.1:{}", ports.1),
             max_body: ByteSize(max_body),
+            max_bodies: ByteSize(max_body * 2),
             max_concurrent_requests: numbers.0,
             max_connections: numbers.1,
             max_inputs_per_request: numbers.2,

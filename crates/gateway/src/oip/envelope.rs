@@ -11,6 +11,7 @@ use super::infer::{Ask, Wanted};
 use super::parameters::{self, Parameters};
 use super::tensors::{Content, Given};
 use crate::ApiError;
+use crate::bounded::Bounded;
 
 /// How many bytes of a body with binary data are JSON.
 pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -19,18 +20,20 @@ pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-
 struct Envelope<'a> {
     // Several clients write `null` where they have nothing to say.
     id: Option<String>,
-    parameters: Option<Parameters>,
+    #[serde(default, deserialize_with = "parameters::read")]
+    parameters: Parameters,
     #[serde(borrow)]
-    inputs: Vec<Input<'a>>,
-    outputs: Option<Vec<Output>>,
+    inputs: Bounded<Input<'a>>,
+    outputs: Option<Bounded<Output>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Input<'a> {
     name: String,
     datatype: String,
-    shape: Vec<i64>,
-    parameters: Option<Parameters>,
+    shape: Bounded<i64>,
+    #[serde(default, deserialize_with = "parameters::read")]
+    parameters: Parameters,
     /// Left as text until the datatype is known and the request admitted.
     #[serde(borrow)]
     data: Option<&'a RawValue>,
@@ -39,7 +42,8 @@ struct Input<'a> {
 #[derive(Debug, Deserialize)]
 struct Output {
     name: String,
-    parameters: Option<Parameters>,
+    #[serde(default, deserialize_with = "parameters::read")]
+    parameters: Parameters,
 }
 
 /// The length of the JSON, where the headers say it.
@@ -71,11 +75,11 @@ pub(super) fn read(model: String, version: String, body: &Bytes, json_length: Op
         ApiError::invalid(text)
     })?;
     let envelope: Envelope<'_> = serde_json::from_slice(json).map_err(|error| crate::body::not_expected(&error))?;
-    let parameters = envelope.parameters.unwrap_or_default();
+    let parameters = envelope.parameters;
     let binary = parameters::flag(&parameters, "binary_data_output")?.unwrap_or(false);
     let mut rest = length..body.len();
-    let mut inputs = Vec::with_capacity(envelope.inputs.len());
-    for input in envelope.inputs {
+    let mut inputs = Vec::with_capacity(envelope.inputs.0.len());
+    for input in envelope.inputs.0 {
         inputs.push(given(input, body, &mut rest, json_length.is_some())?);
     }
     if !rest.is_empty() {
@@ -86,18 +90,23 @@ pub(super) fn read(model: String, version: String, body: &Bytes, json_length: Op
         return Err(ApiError::invalid(text));
     }
     let wanted = |output: Output| {
-        let parameters = output.parameters.unwrap_or_default();
+        let parameters = output.parameters;
         let binary = parameters::flag(&parameters, "binary_data")?.unwrap_or(binary);
         Ok(Wanted { name: output.name, binary, parameters })
     };
-    let outputs = envelope.outputs.unwrap_or_default().into_iter().map(wanted).collect::<Result<_, ApiError>>()?;
+    let outputs = envelope
+        .outputs
+        .map(|outputs| outputs.0)
+        .unwrap_or_default()
+        .into_iter()
+        .map(wanted)
+        .collect::<Result<_, ApiError>>()?;
     Ok(Ask { model, version, id: envelope.id.unwrap_or_default(), parameters, inputs, outputs, binary })
 }
 
 fn given(input: Input<'_>, body: &Bytes, rest: &mut Range<usize>, has_binary: bool) -> Result<Given, ApiError> {
     let Input { name, datatype, shape, parameters, data } = input;
-    let mut given = Given { name, datatype, shape, content: Content::Nothing };
-    let parameters = parameters.unwrap_or_default();
+    let mut given = Given { name, datatype, shape: shape.0, content: Content::Nothing };
     parameters::check_tensor(&parameters)?;
     let size = parameters::count(&parameters, "binary_data_size").map_err(|error| given.refused(error.message()))?;
     given.content = match (data, size) {

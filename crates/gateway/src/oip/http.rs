@@ -1,7 +1,7 @@
 //! The protocol over HTTP.
 
 use axum::body::Body;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use halny_residency::LoadedModel;
 use http::{HeaderMap, StatusCode};
@@ -12,6 +12,7 @@ use super::ports::{Datatype, PortView, Ports, backend, check_version, platform};
 use super::{EXTENSIONS, SERVER_NAME, SERVER_VERSION, envelope, reply};
 use crate::admission::Arrived;
 use crate::error::Shape;
+use crate::path::Named;
 use crate::{ApiError, Shared, body};
 
 /// JSON this long is read in the CPU pool: at about 1 GB/s (tensors are only skipped over), that
@@ -48,18 +49,18 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 /// `GET /v2/models/{model}/ready`.
-pub(super) async fn model_ready(State(shared): State<Shared>, Path(target): Path<Target>) -> Response {
+pub(super) async fn model_ready(State(shared): State<Shared>, Named(target): Named<Target>) -> Response {
     let ready = |model: &LoadedModel| json!({ "name": model.name.as_str(), "ready": true });
     answer(of_model(&shared, &target, ready))
 }
 
 /// `GET /v2/models/{model}`.
-pub(super) async fn model(State(shared): State<Shared>, Path(target): Path<Target>) -> Response {
+pub(super) async fn model(State(shared): State<Shared>, Named(target): Named<Target>) -> Response {
     answer(of_model(&shared, &target, metadata))
 }
 
 /// `GET /v2/models/{model}/config`.
-pub(super) async fn model_config(State(shared): State<Shared>, Path(target): Path<Target>) -> Response {
+pub(super) async fn model_config(State(shared): State<Shared>, Named(target): Named<Target>) -> Response {
     answer(of_model(&shared, &target, config))
 }
 
@@ -107,7 +108,7 @@ fn triton_name(datatype: Datatype) -> String {
 pub(super) async fn infer(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Path(target): Path<Target>,
+    Named(target): Named<Target>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {

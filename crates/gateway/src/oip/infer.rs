@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use halny_engine::Tensor;
 use halny_residency::LoadedModel;
-use halny_tasks::{Answer, Item};
+use halny_tasks::{Answer, Item, Task};
 use halny_types::project::TaskKind;
 use halny_types::{Fault, Tick};
 use http::HeaderMap;
@@ -16,6 +16,7 @@ use super::parameters::{self, Parameters};
 use super::ports::{Datatype, Ports, check_version};
 use super::tensors::Given;
 use super::{elements, tensors};
+use crate::prepare::Admitted;
 use crate::{ApiError, Shared, prepare};
 
 /// Content that is worth this many bytes of JSON is decoded in the CPU pool: JSON numbers are read
@@ -75,34 +76,27 @@ pub(super) async fn infer(
     limit: Option<Duration>,
     ask: Ask,
 ) -> Result<Reply, ApiError> {
-    let model = shared.model(&ask.model)?;
-    check_version(&model, &ask.version)?;
-    prepare::expect_task(
-        &model,
+    let model = prepare::model(
+        shared,
+        &ask.model,
         &[TaskKind::Tensor, TaskKind::Embed, TaskKind::ClassifyText, TaskKind::ClassifyImage],
     )?;
+    check_version(&model, &ask.version)?;
     parameters::check_request(&ask.parameters)?;
     let ports = Ports::of(&model);
     let picks = picks(&ports, ask.outputs, ask.binary)?;
     let inputs = ports.sort(ask.inputs)?;
-    let mut context = shared.context(headers, arrived, &model)?;
     let asked = parameters::count(&ask.parameters, "timeout")?.filter(|micros| *micros > 0).map(Duration::from_micros);
-    for limit in [limit, asked].into_iter().flatten() {
-        context.deadline = context.deadline.min(arrived + limit);
-    }
-    let profile = shared.profile(headers);
-    model.admit(&context, profile)?;
+    let limit = limit.into_iter().chain(asked).min();
+    let admitted = prepare::admit(shared, headers, arrived, limit, &model)?;
     let tensors = if model.task.kind() == TaskKind::Tensor {
         let item = tensor_item(shared, &model, &ports, inputs).await?;
-        let served = prepare::run(&model, &context, vec![item], profile).await?;
-        match served.into_iter().next().map(|served| served.answer) {
+        match admitted.run_items(vec![item]).await?.answers.into_iter().next() {
             Some(Answer::Tensors(tensors)) => tensors,
             _ => return Err(ApiError::new(Fault::Ours, "the model did not give tensors")),
         }
     } else {
-        let items = string_items(shared, &model, inputs).await?;
-        let served = prepare::run(&model, &context, items, profile).await?;
-        vec![rows(served.into_iter().map(|served| served.answer))?]
+        vec![rows(of_strings(shared, &admitted, inputs).await?.into_iter())?]
     };
     let outputs = pick(picks, tensors)?;
     Ok(Reply { model: ask.model, version: model.version.to_string(), id: ask.id, outputs })
@@ -162,11 +156,11 @@ async fn tensor_item(
     shared.pool.run_unless(work <= DECODE_INLINE_BYTES_MAX, decode).await?
 }
 
-async fn string_items(
+async fn of_strings(
     shared: &Shared,
-    model: &LoadedModel,
+    admitted: &Admitted<'_>,
     inputs: Vec<(Given, Vec<usize>)>,
-) -> Result<Vec<Item>, ApiError> {
+) -> Result<Vec<Answer>, ApiError> {
     let Some((given, shape)) = inputs.into_iter().next() else {
         return Err(ApiError::new(Fault::Ours, "the model takes no input"));
     };
@@ -179,7 +173,7 @@ async fn string_items(
             given.refused(format!("it has {count} elements, one request may have {most}; send several requests"))
         );
     }
-    let texts = model.task.kind() != TaskKind::ClassifyImage;
+    let texts = admitted.task().kind() != TaskKind::ClassifyImage;
     let small = given.work() <= DECODE_INLINE_BYTES_MAX;
     let decode = move || {
         let strings = given.strings(&shape)?;
@@ -192,16 +186,15 @@ async fn string_items(
         }
     };
     let strings = shared.pool.run_unless(small, decode).await??;
-    if texts {
-        prepare::items(shared, &model.task, strings, Bytes::len, |task, text: Bytes| {
-            // Checked above.
-            task.tokenise(&String::from_utf8_lossy(&text))
-        })
-        .await
+    let done = if texts {
+        // Checked above.
+        let tokenise = |task: &Task, text: Bytes| Ok(task.tokenise(&String::from_utf8_lossy(&text))?);
+        admitted.run(strings, Bytes::len, tokenise).await?
     } else {
         // A decoded image is far more work than its file: always in the pool.
-        prepare::items(shared, &model.task, strings, |_| 1 << 20, |task, image: Bytes| task.decode_image(&image)).await
-    }
+        admitted.run(strings, |_| 1 << 20, |task, image: Bytes| Ok(task.decode_image(&image)?)).await?
+    };
+    Ok(done.answers)
 }
 
 /// Vectors or scores, one below the other: `[items, width]`.

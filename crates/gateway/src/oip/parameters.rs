@@ -1,10 +1,11 @@
 //! `parameters`: what requests, inputs and outputs may say beside their fields.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use halny_types::Fault;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
 use super::proto::InferParameter;
 use super::proto::infer_parameter::ParameterChoice;
@@ -34,6 +35,39 @@ impl From<InferParameter> for Parameter {
             Some(ParameterChoice::DoubleParam(_)) | None => Parameter::Other(IgnoredAny),
         }
     }
+}
+
+/// Parameters of one thing: some times as many as all protocols together know.
+const PARAMETERS_MAX: usize = 256;
+
+/// Parameters in JSON; none where there is `null`.
+pub(super) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Parameters, D::Error> {
+    struct Map;
+
+    impl<'de> Visitor<'de> for Map {
+        type Value = Parameters;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of parameters")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Parameters, E> {
+            Ok(Parameters::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parameters, A::Error> {
+            let mut parameters = Parameters::new();
+            while let Some((name, value)) = entries.next_entry()? {
+                if parameters.len() == PARAMETERS_MAX {
+                    return Err(A::Error::custom(format!("more than {PARAMETERS_MAX} parameters; leave some out")));
+                }
+                parameters.insert(name, value);
+            }
+            Ok(parameters)
+        }
+    }
+
+    deserializer.deserialize_any(Map)
 }
 
 /// The parameters of a gRPC message.
@@ -94,4 +128,23 @@ pub(super) fn check_tensor(parameters: &Parameters) -> Result<(), ApiError> {
 
 fn unsupported(text: impl Into<String>) -> ApiError {
     ApiError::new(Fault::Unsupported, text)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn parameters_are_read_up_to_a_bound() {
+        let json = |count: usize| {
+            let entries: Vec<String> = (0..count).map(|number| format!("\"p{number}\": {number}")).collect();
+            format!("{{{}}}", entries.join(","))
+        };
+        let read = |json: &str| super::read(&mut serde_json::Deserializer::from_str(json));
+        assert_eq!(read(&json(PARAMETERS_MAX)).unwrap().len(), PARAMETERS_MAX);
+        assert!(read(&json(PARAMETERS_MAX + 1)).unwrap_err().to_string().contains("256"));
+        assert!(read("null").unwrap().is_empty());
+        assert!(read("[]").is_err());
+    }
 }

@@ -8,11 +8,8 @@ use serde::Serialize;
 use super::elements::{self, Elements};
 use super::envelope::HEADER_LENGTH;
 use super::infer::{Output, Reply};
+use crate::answer::INLINE_BYTES_MAX;
 use crate::{ApiError, Shared};
-
-/// Tensors this large are written in the CPU pool: JSON numbers are written at about 100 MB/s of
-/// tensor, so that 32 KiB take some 300 microseconds.
-const ENCODE_INLINE_BYTES_MAX: usize = 32 * 1024;
 
 #[derive(Serialize)]
 struct Envelope<'a> {
@@ -46,7 +43,7 @@ struct Size {
 pub(super) async fn respond(shared: &Shared, reply: Reply) -> Result<Response, ApiError> {
     let work: usize =
         reply.outputs.iter().filter(|output| !output.binary).map(|output| output.tensor.bytes().len()).sum();
-    let (body, json_length) = shared.pool.run_unless(work <= ENCODE_INLINE_BYTES_MAX, move || encode(&reply)).await??;
+    let (body, json_length) = shared.pool.finish_unless(work <= INLINE_BYTES_MAX, move || encode(&reply)).await??;
     Ok(match json_length {
         None => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Some(length) => {

@@ -1,7 +1,7 @@
 //! Triton's model repository extension, for the operator: where models stand, load, unload.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use halny_residency::{ModelState, ModelStatus};
 use halny_types::Fault;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::error::Shape;
+use crate::path::Named;
 use crate::{ApiError, Shared, body};
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,7 +45,7 @@ pub(super) async fn index(State(shared): State<Shared>, headers: HeaderMap, body
 /// the way, files of this host included.
 pub(super) async fn load(
     State(shared): State<Shared>,
-    Path(model): Path<String>,
+    Named(model): Named<String>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -53,7 +54,7 @@ pub(super) async fn load(
 
 /// `POST /v2/repository/models/{model}/unload`: answers when what the model had accepted is
 /// answered.
-pub(super) async fn unload(State(shared): State<Shared>, Path(model): Path<String>) -> Response {
+pub(super) async fn unload(State(shared): State<Shared>, Named(model): Named<String>) -> Response {
     done(shared.residency.unload(&model).await.map_err(ApiError::from))
 }
 

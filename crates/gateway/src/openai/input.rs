@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
+use crate::bounded::{ELEMENTS_MAX, too_many};
+
 /// One thing to embed or classify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TextInput {
@@ -50,6 +52,9 @@ impl<'de> Deserialize<'de> for TextInputs {
                 let mut inputs = Vec::new();
                 let mut tokens = Vec::new();
                 while let Some(element) = elements.next_element::<Element>()? {
+                    if inputs.len() == ELEMENTS_MAX {
+                        return Err(too_many());
+                    }
                     match element {
                         Element::Token(token) if inputs.is_empty() => tokens.push(token),
                         Element::Input(input) if tokens.is_empty() => inputs.push(input),

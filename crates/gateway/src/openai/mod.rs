@@ -6,4 +6,5 @@ mod models;
 
 pub use embeddings::embeddings;
 pub use input::TextInput;
-pub use models::{model, models};
+pub(crate) use models::model;
+pub use models::models;

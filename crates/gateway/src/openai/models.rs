@@ -1,12 +1,13 @@
 //! `GET /v1/models` and `GET /v1/models/{model}`.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use halny_residency::LoadedModel;
 use serde_json::{Value, json};
 
 use crate::Shared;
 use crate::error::Shape;
+use crate::path::Named;
 
 /// Every model that answers now.
 pub async fn models(State(shared): State<Shared>) -> Response {
@@ -15,7 +16,7 @@ pub async fn models(State(shared): State<Shared>) -> Response {
 }
 
 /// One model.
-pub async fn model(State(shared): State<Shared>, Path(name): Path<String>) -> Response {
+pub(crate) async fn model(State(shared): State<Shared>, Named(name): Named<String>) -> Response {
     match shared.model(&name) {
         Ok(model) => axum::Json(describe(&model)).into_response(),
         Err(error) => error.respond(Shape::OpenAi),

@@ -6,8 +6,10 @@
 //! are trained and tested with: alpha is dropped and not blended, 16-bit levels become 8-bit, and
 //! the orientation in EXIF is not applied.
 
+mod convolve;
 pub(crate) mod decode;
 mod jpeg;
 pub(crate) mod prepare;
+mod resize;
 pub(crate) mod spec;
 mod webp;

@@ -3,7 +3,6 @@
 //! Read from `image` in `halny-model.json`, or else from Hugging Face's `preprocessor_config.json`;
 //! what they leave out and the graph's signature says is taken from there.
 
-use fast_image_resize::{FilterType, ResizeAlg};
 use halny_engine::{Dim, ElementType, Port, Signature};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -47,9 +46,10 @@ pub(crate) enum Channels {
     Bgr,
 }
 
-#[derive(Clone, Copy, Default, Deserialize)]
+/// How a resize weighs pixels; all but `Nearest` look at more of them when the image shrinks.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Filter {
+pub(crate) enum Filter {
     Nearest,
     #[default]
     Bilinear,
@@ -83,26 +83,13 @@ pub(crate) struct ImageSpec {
     pub(crate) height: u32,
     pub(crate) layout: Layout,
     pub(crate) channels: Channels,
-    pub(crate) resize: ResizeAlg,
+    pub(crate) resize: Filter,
     pub(crate) fit: Fit,
     pub(crate) element: ElementType,
     /// `level * factor + offset` is what the graph gets, by channel in the order of `channels`.
     pub(crate) factor: [f32; 3],
     pub(crate) offset: [f32; 3],
     pub(crate) batchable: bool,
-}
-
-impl From<Filter> for ResizeAlg {
-    fn from(filter: Filter) -> ResizeAlg {
-        // Convolution widens its kernel when it shrinks, as Pillow does.
-        match filter {
-            Filter::Nearest => ResizeAlg::Nearest,
-            Filter::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
-            // a = -0.5, as Pillow's.
-            Filter::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
-            Filter::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
-        }
-    }
 }
 
 impl ImageSpec {
@@ -213,7 +200,7 @@ impl ImageSection {
             height,
             layout,
             channels: self.channels,
-            resize: self.resize.into(),
+            resize: self.resize,
             fit: self.fit(width, height).map_err(problem)?,
             element: port.element,
             factor,

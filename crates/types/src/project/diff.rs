@@ -61,6 +61,7 @@ fn diff_server(old: &Server, new: &Server, diff: &mut ProjectDiff) {
         address,
         admin_address,
         max_body,
+        max_bodies,
         max_concurrent_requests,
         max_connections,
         header_timeout_ms,
@@ -82,6 +83,7 @@ fn diff_server(old: &Server, new: &Server, diff: &mut ProjectDiff) {
         ("server.drain_timeout_ms", *drain_timeout_ms != old.drain_timeout_ms),
         ("server.header_timeout_ms", *header_timeout_ms != old.header_timeout_ms),
         ("server.max_body", *max_body != old.max_body),
+        ("server.max_bodies", *max_bodies != old.max_bodies),
         ("server.max_concurrent_requests", *max_concurrent_requests != old.max_concurrent_requests),
         ("server.max_inputs_per_request", *max_inputs_per_request != old.max_inputs_per_request),
     ];
@@ -143,6 +145,7 @@ mod tests {
             address: String::new(),
             admin_address: String::new(),
             max_body: crate::ByteSize(1),
+            max_bodies: crate::ByteSize(1),
             max_concurrent_requests: 1,
             max_connections: 1,
             header_timeout_ms: 1,

@@ -15,6 +15,8 @@ pub const THREADS_MAX: usize = 1_024;
 /// What [`Server::max_body`] may be. Below 1 KiB no real request fits; above 4 GiB a handful of
 /// them fills a host.
 pub const MAX_BODY_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::gib(4);
+/// What [`Server::max_bodies`] may be.
+pub const MAX_BODIES_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::gib(1_024);
 /// What [`Profile::max_queue`] may be.
 pub const MAX_QUEUE_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(64)..=ByteSize::gib(1_024);
 
@@ -45,6 +47,9 @@ pub struct Server {
     pub admin_address: String,
     /// The largest request body: `1KiB` to `4GiB`.
     pub max_body: ByteSize,
+    /// All request bodies together, for as long as their requests are being worked on: `1KiB` to
+    /// `1TiB`, and never less than `max_body`. Requests beyond it are refused with 503.
+    pub max_bodies: ByteSize,
     /// Requests being worked on at once; more are refused with 503.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_concurrent_requests: usize,
@@ -54,7 +59,8 @@ pub struct Server {
     /// Time a client has to send a request's head.
     #[schemars(range(min = 1, max = 600_000))]
     pub header_timeout_ms: u64,
-    /// Time a client has to send a request's body.
+    /// Time a client has to send a request's body; also the longest that it may stop reading its
+    /// answer. After five seconds a body has to come at 1 KiB a second at least.
     #[schemars(range(min = 1, max = 600_000))]
     pub body_timeout_ms: u64,
     /// Time that accepted requests have to finish after SIGTERM.
@@ -75,6 +81,7 @@ impl Default for Server {
             address: "127.0.0.1:8080".to_owned(),
             admin_address: "127.0.0.1:8081".to_owned(),
             max_body: ByteSize::mib(16),
+            max_bodies: ByteSize::mib(512),
             max_concurrent_requests: 4_096,
             max_connections: 20_000,
             header_timeout_ms: 10_000,
@@ -347,7 +354,7 @@ impl Default for Profile {
 }
 
 /// The number format of a model's weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// IEEE 754 single.

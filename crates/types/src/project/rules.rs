@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::check::Found;
-use super::model::{CpuThreads, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind};
+use super::model::{CpuThreads, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind};
 use super::quote::{abbreviated, shown};
 use super::source;
 use crate::ByteSize;
@@ -95,6 +95,7 @@ fn items<'a>(table: &'a Value, name: &str) -> &'a [Value] {
 
 fn addresses(server: &Table<'_>, found: &mut Found) {
     server.check_size("max_body", &MAX_BODY_RANGE, found);
+    server.check_size("max_bodies", &MAX_BODIES_RANGE, found);
     let mut read = |name: &str, example: &str| {
         let text = server.read::<String>(name, found)?;
         let address = Address::parse(&text);
