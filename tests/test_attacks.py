@@ -264,6 +264,14 @@ def test_a_million_inputs_are_refused_whole(target: Server) -> None:
     refusal("/v1/embeddings", body, 413)
 
 
+def test_grpc_is_asked_by_post_only(target: Server) -> None:
+    """What may always ask, under overload too, asks by GET."""
+    for method in ("GET", "HEAD", "PUT"):
+        answer = requests.request(method, f"{target.url}/inference.GRPCInferenceService/ModelInfer", timeout=30)
+        assert answer.status_code == 405
+    assert requests.head(f"{target.url}/health", timeout=30).status_code == 200
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/models/%ff", "/v2/models/%ff", "/v2/models/%ff/ready", "/v2/models/arithmetic/versions/%ff/config"]
 )

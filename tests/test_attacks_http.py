@@ -137,6 +137,17 @@ def test_a_head_that_drips_is_given_up_on(target: Server) -> None:
     pytest.fail("the connection was held for as long as it dripped")
 
 
+def test_a_line_break_behind_a_body_keeps_no_answer_back(target: Server) -> None:
+    """RFC 9112, 2.2: some clients send one."""
+    body = json.dumps({"model": "tiny", "input": "sun"}).encode()
+    asking = wire.head("/v1/embeddings", JSON, f"Content-Length: {len(body)}") + body
+    with wire.connect(target.port) as connection:
+        for behind in (b"POST /v1/emb", b"\r\n"):
+            connection.sendall(asking + behind)
+            assert wire.read_reply(connection).status == 200
+            asking = asking.removeprefix(b"POST /v1/emb")
+
+
 @pytest.mark.parametrize("count", [1, 20_000], ids=["long", "many"])
 def test_headers_over_the_limit_are_refused(target: Server, count: int) -> None:
     size = 2_000_000 // count
@@ -208,7 +219,7 @@ def test_control_characters_and_unusual_text_are_only_text(target: Server) -> No
 
 
 def test_who_reads_no_answer_is_given_up_on(target: Server) -> None:
-    before = target.metric("halny_open_connections")
+    before, before_mib = target.metric("halny_open_connections"), target.resident_mib()
     with wire.connect(target.port) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         connection.settimeout(1.0)
@@ -216,17 +227,19 @@ def test_who_reads_no_answer_is_given_up_on(target: Server) -> None:
         with contextlib.suppress(TimeoutError, ConnectionError):
             while True:
                 connection.sendall(asking)
+        assert target.resident_mib() < before_mib + GROWTH_MIB, "answers pile up where nobody reads"
         wait_for("the connection to be closed", lambda: target.metric("halny_open_connections") <= before)
 
 
-def test_who_opens_no_window_for_an_answer_is_given_up_on(target: Server) -> None:
-    """Pings are answered and other streams read: still the one that takes nothing counts."""
-    no_window = wire.frame(wire.SETTINGS, 0, 0, struct.pack(">HI", wire.INITIAL_WINDOW_SIZE, 0))
-    ask = wire.frame(
-        wire.HEADERS, wire.END_HEADERS | wire.END_STREAM, 1, wire.header_block(b"GET", b"/metrics")
-    )
+@pytest.mark.parametrize("window", [0, 1])
+def test_who_opens_no_window_for_an_answer_is_given_up_on(target: Server, window: int) -> None:
+    """Pings are answered all the while."""
+    body = json.dumps({"model": "tiny", "input": ["sun"] * 500}).encode()
+    settings = wire.frame(wire.SETTINGS, 0, 0, struct.pack(">HI", wire.INITIAL_WINDOW_SIZE, window))
+    ask = wire.frame(wire.HEADERS, wire.END_HEADERS, 1, wire.header_block(b"POST", b"/v1/embeddings"))
+    ask += wire.frame(wire.DATA, wire.END_STREAM, 1, body)
     with wire.connect(target.port, timeout_s=0.5) as connection:
-        connection.sendall(wire.PREFACE + no_window + wire.frame(wire.SETTINGS, wire.ACK, 0) + ask)
+        connection.sendall(wire.PREFACE + settings + wire.frame(wire.SETTINGS, wire.ACK, 0) + ask)
         for _ in range(120):
             try:
                 connection.sendall(wire.frame(wire.PING, 0, 0, bytes(8)))

@@ -25,6 +25,7 @@ pub struct Former<I> {
     time: TimeModel,
     arrivals: Arrivals,
     last_arrival: Tick,
+    last_batch: Tick,
     /// For each instance, when its batch is expected to end.
     busy_until: Vec<Option<Tick>>,
     /// Mean work of an item, and mean share of a batch's tokens that is work.
@@ -42,6 +43,9 @@ const BACKLOG_BATCHES: usize = 2;
 
 /// The share of items that may wait longer than predicted.
 const LATE_SHARE: f64 = 0.003;
+
+/// A lane that has run nothing for so long may have learned what no longer holds.
+const UNSURE_AFTER: Duration = Duration::from_secs(1);
 
 /// A tenth of a request's time is kept for what predictions leave out.
 const MARGIN_SHARE: u32 = 10;
@@ -94,6 +98,7 @@ impl<I> Former<I> {
             time: TimeModel::default(),
             arrivals: Arrivals::default(),
             last_arrival: Tick::ZERO,
+            last_batch: Tick::ZERO,
             busy_until: vec![None; instances.max(1)],
             mean_work: 1.0,
             mean_density: 1.0,
@@ -128,12 +133,21 @@ impl<I> Former<I> {
         if let Some(refusal) = self.refusal(now, claim, items.iter().map(|(_, load)| load)) {
             return Err((refusal, items));
         }
+        let is_probe = self.is_unsure(now);
         self.arrivals.observe(now, items.len());
         self.last_arrival = now;
         for (item, load) in items {
             self.mean_work += 0.02 * (load.work() as f64 - self.mean_work);
             let expected = now + self.start_in(now, self.queue.work_ahead(claim));
-            self.queue.push(Entry { item, load, claim: claim.clone(), arrived: now, expected, passed_over: 0 });
+            self.queue.push(Entry {
+                item,
+                load,
+                claim: claim.clone(),
+                arrived: now,
+                expected,
+                passed_over: 0,
+                is_probe,
+            });
         }
         Ok(())
     }
@@ -214,12 +228,20 @@ impl<I> Former<I> {
         let before_last = work.saturating_sub(largest) as f64;
         let needed = self.answered_in(self.drain_time(before_last), before_last, largest);
         if needed > patience {
-            return Some(Refusal::Impatient { needed, budget });
+            return (!self.is_unsure(now)).then_some(Refusal::Impatient { needed, budget });
         }
         let ahead = self.queue.work_ahead(claim) + before_last;
         let predicted = self.answered_in(self.start_in(now, ahead), ahead, largest);
         let late_by = predicted.checked_sub(patience).filter(|late| !late.is_zero())?;
         Some(Refusal::Deadline { predicted, budget, retry_after: late_by.max(Duration::from_millis(1)) })
+    }
+
+    /// Whether what was learned is old, and there is nothing a wrong guess could hold up: then one
+    /// request is let through that would be refused. A lane that refuses all learns nothing, and
+    /// would go on refusing long after what had slowed it down is over.
+    fn is_unsure(&self, now: Tick) -> bool {
+        let idle = self.queue.items() == 0 && self.busy_until.iter().all(Option::is_none);
+        idle && now.since(self.last_batch) >= UNSURE_AFTER
     }
 
     /// How long all instances together take for this work, in the widest batches it can fill.
@@ -312,7 +334,7 @@ impl<I> Former<I> {
         let tokens_max = self.tokens_within(left);
         let fate = if (self.is_gone)(&entry.item) {
             Fate::Gone
-        } else if tokens_max < entry.load.work().max(self.narrowest) {
+        } else if tokens_max < entry.load.work().max(self.narrowest) && !entry.is_probe {
             Fate::Late
         } else {
             Fate::Runs
@@ -407,6 +429,7 @@ impl<I> Former<I> {
         }
         let entries: Vec<Entry<I>> = places.iter().filter_map(|place| self.queue.take(*place)).collect();
         entries.iter().for_each(|entry| self.learn_lag(now, entry.arrived, entry.expected));
+        self.last_batch = now;
         let expected = Duration::from_secs_f64(self.time.seconds(extent.tokens()));
         if let Some(busy) = self.busy_until.get_mut(instance) {
             *busy = Some(now + expected);

@@ -33,6 +33,8 @@ pub struct Entry<I> {
     pub expected: Tick,
     /// Batches that went ahead of it out of turn.
     pub passed_over: u32,
+    /// Whether it runs even if it should come too late: to see whether it does.
+    pub is_probe: bool,
 }
 
 /// An item's place in the order; smaller is due sooner. Unique.

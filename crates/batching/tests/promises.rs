@@ -417,6 +417,32 @@ fn a_request_larger_than_the_whole_queue_is_never_told_to_come_back() {
     assert_eq!(refusal(&former, 4).retry_after(), None);
 }
 
+/// A slow spell has taught the lane that no deadline of 20 ms can be met.
+#[test]
+fn a_lane_that_refuses_everything_looks_now_and_then_whether_it_still_must() {
+    let mut former = Former::new(limits(), 1, |_: &SimItem| false);
+    (0..400).for_each(|_| former.warmed_up(10, Duration::from_millis(50)));
+    let ask = |former: &mut Former<SimItem>, at_ms: u64| {
+        let arrival = Arrival { deadline: Duration::from_millis(20), ..Arrival::at(at_ms * 1_000, 10) };
+        let offered = former.offer(arrival.at, &arrival.claim(), vec![((0, false), arrival.load())]);
+        (arrival.at, offered.map_err(|(refusal, _)| refusal))
+    };
+    assert!(matches!(ask(&mut former, 10).1, Err(Refusal::Impatient { .. })));
+    let mut answered_at_ms = None;
+    for second in 1..2_000 {
+        let (now, offered) = ask(&mut former, second * 1_001);
+        assert!(offered.is_ok(), "one a second is let through");
+        assert!(ask(&mut former, second * 1_001).1.is_err(), "and no more");
+        let Decision::Run(batch) = former.next(now, 0, &mut Dropped::default()) else { panic!("it runs at once") };
+        former.finished(0, &batch.extent, Duration::from_millis(2));
+        if ask(&mut former, second * 1_001 + 10).1.is_ok() {
+            answered_at_ms = Some(second * 1_001);
+            break;
+        }
+    }
+    assert!(answered_at_ms.is_some(), "a device that is fast again is believed in the end");
+}
+
 #[test]
 fn what_no_batch_can_hold_is_refused() {
     let history = Simulation::new(limits(), 1, DEVICE).play(&[Arrival::at(0, 1_025)]);

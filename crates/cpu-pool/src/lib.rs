@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased, unbounded};
 use halny_types::{Blame, Fault};
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -83,7 +84,7 @@ impl CpuPool {
             TrySendError::Full(_) => PoolError::Full { limit: self.limit },
             TrySendError::Disconnected(_) => PoolError::Panicked,
         })?;
-        result.await.ok().and_then(Result::ok).ok_or(PoolError::Panicked)
+        result.result().await
     }
 
     /// Does the last `work` of a request that was accepted: it waits for its turn, however much
@@ -101,7 +102,7 @@ impl CpuPool {
         }
         let (piece, result) = piece(work);
         self.queues.finishing.send(piece).map_err(|_| PoolError::Panicked)?;
-        result.await.ok().and_then(Result::ok).ok_or(PoolError::Panicked)
+        result.result().await
     }
 
     /// Does `work` here when it is `small`, which its caller promises means well under 500
@@ -137,19 +138,42 @@ fn serve(begins: &Receiver<Work>, finishes: &Receiver<Work>) {
     finishes.iter().chain(begins).for_each(|piece| piece());
 }
 
-/// `work` for a thread of the pool, and where its result comes out.
-fn piece<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> (Work, oneshot::Receiver<std::thread::Result<T>>) {
-    let (sender, receiver) = oneshot::channel();
-    let piece: Work = Box::new(move || {
-        if sender.is_closed() {
-            return;
-        }
+/// `work` for a thread of the pool, and what waits for its result.
+fn piece<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> (Work, Awaited<T>) {
+    let (sender, result) = oneshot::channel();
+    let work: Work = Box::new(move || {
         // A receiver that has gone meanwhile is no error: nobody waits for the result.
         let _ = sender.send(catch_unwind(AssertUnwindSafe(work)));
     });
-    (piece, receiver)
+    let work = Arc::new(Mutex::new(Some(work)));
+    let taken = Arc::clone(&work);
+    let piece = move || {
+        let work = taken.lock().take();
+        if let Some(work) = work {
+            work();
+        }
+    };
+    (Box::new(piece), Awaited { work, result })
+}
+
+/// Waits for a result. Dropping it, as when the client has left, lets go of work that was not begun
+/// and of all the memory in it, though its place in the queue stays until its turn.
+struct Awaited<T> {
+    work: Arc<Mutex<Option<Work>>>,
+    result: oneshot::Receiver<std::thread::Result<T>>,
+}
+
+impl<T> Awaited<T> {
+    async fn result(mut self) -> Result<T, PoolError> {
+        (&mut self.result).await.ok().and_then(Result::ok).ok_or(PoolError::Panicked)
+    }
+}
+
+impl<T> Drop for Awaited<T> {
+    fn drop(&mut self) {
+        let unbegun = self.work.lock().take();
+        drop(unbegun);
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +223,12 @@ mod tests {
                 assert_eq!(pool.run(count(&done)).await, Err(PoolError::Full { limit: 2 }));
                 let mut last = Box::pin(pool.finish_unless(false, count(&done)));
                 assert!(futures_pending(last.as_mut()).await, "what ends a request is not refused");
+                let held = Arc::new(());
+                let holder = Arc::clone(&held);
+                let mut large = Box::pin(pool.finish_unless(false, move || drop(holder)));
+                assert!(futures_pending(large.as_mut()).await);
+                drop(large);
+                assert_eq!(Arc::strong_count(&held), 1, "what nobody waits for is let go before its turn");
                 drop(left);
                 open.send(()).unwrap();
                 first.await.unwrap().unwrap();

@@ -94,7 +94,7 @@ impl Drop for Inside {
 pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let arrived = Tick::now();
     // Health and metrics are asked for when it matters most: under overload.
-    let exempt = request.method() == Method::GET;
+    let exempt = [Method::GET, Method::HEAD].contains(request.method());
     let inside = door.enter(arrived);
     let shape = shape_of(request.uri().path());
     let id = request_id(&request);
@@ -111,7 +111,7 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request:
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
     let route = path.as_ref().map_or("unmatched", |path| route_label(path.as_str()));
     door.0.metrics.answered(route, response.status().as_u16(), arrived.until(Tick::now()));
-    response.map(|body| Body::new(Outgoing { body, _inside: inside }))
+    response.map(|body| Body::new(Outgoing { body, rest: Bytes::new(), _inside: inside }))
 }
 
 /// The request, its body bounded in time and memory.
@@ -129,9 +129,14 @@ fn wrapped(request: Request, door: &Door, inside: &Inside) -> Request {
     request.map(|body| Body::new(Incoming::new(body, Arc::clone(&inside.held), limits)))
 }
 
-/// An answer's body. Its request is inside as long as there is something left to take.
+/// An answer goes out in pieces of this size: what is below takes a piece whole, however little its
+/// client takes, and lets go of the body with the last.
+const PIECE_BYTES: usize = 32 * 1024;
+
+/// An answer's body. Its request is inside as long as there is a piece left to take.
 struct Outgoing {
     body: Body,
+    rest: Bytes,
     _inside: Inside,
 }
 
@@ -143,15 +148,30 @@ impl http_body::Body for Outgoing {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reading a request's body: bounded in bytes. The door bounds it in time.
+//! Reading a request's body. The door has put it under its limits.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 /// Bytes that are read of a request which finds no place, without waiting for one of them.
 const AT_HAND_BYTES_MAX: usize = 64 * 1024;
 
-/// The whole body. The door has put it under the limits on time and on all bodies together.
+/// The whole body.
 ///
 /// # Errors
 /// When it is larger than the limit (413), compressed (415), too slow (408), broken off, or finds
@@ -42,7 +42,7 @@ pub async fn read(shared: &Shared, headers: &HeaderMap, mut body: Body) -> Resul
         let text = "compressed bodies are not accepted; send the body as it is, without Content-Encoding";
         Some(ApiError::invalid(text).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE))
     } else {
-        announced.filter(|length| *length > limit).map(|_| too_large(limit))
+        announced.filter(|length| *length > limit).map(|_| BodyRefused::TooLarge { limit_bytes: limit }.to_error())
     };
     if let Some(refused) = refused {
         // Who waits for `100 Continue` has sent nothing, and needs send nothing.
@@ -52,8 +52,8 @@ pub async fn read(shared: &Shared, headers: &HeaderMap, mut body: Body) -> Resul
         return Err(refused);
     }
     let capacity = announced.unwrap_or(0).min(TRUSTED_BYTES_MAX);
-    let read = collect(&mut body, limit, capacity).await;
-    if read.as_ref().is_err_and(|error| error.fault() == Fault::TooLarge) {
+    let read = collect(&mut body, capacity).await;
+    if read.as_ref().is_err_and(|error| [Fault::TooLarge, Fault::Overload].contains(&error.fault())) {
         discard(&mut body).await;
     }
     read
@@ -85,7 +85,7 @@ async fn discard(body: &mut Body) {
     let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
 }
 
-async fn collect(body: &mut Body, limit: usize, capacity: usize) -> Result<Bytes, ApiError> {
+async fn collect(body: &mut Body, capacity: usize) -> Result<Bytes, ApiError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| match BodyRefused::within(error) {
@@ -93,19 +93,12 @@ async fn collect(body: &mut Body, limit: usize, capacity: usize) -> Result<Bytes
             Err(_) => ApiError::invalid("the body broke off before its end"),
         })?;
         let Ok(data) = frame.into_data() else { continue };
-        if whole.len() + data.len() > limit {
-            return Err(too_large(limit));
-        }
         if whole.is_empty() {
             whole.reserve(capacity.max(data.len()));
         }
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
-}
-
-fn too_large(limit: usize) -> ApiError {
-    ApiError::new(Fault::TooLarge, format!("the body is larger than {limit} bytes; send less at once"))
 }
 
 /// The body as JSON.

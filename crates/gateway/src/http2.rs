@@ -63,8 +63,15 @@ pub(crate) async fn serve(
         }
     });
     let connection = server(patience).serve_connection(io, service);
+    let left_over = async {
+        streams.over(IDLE_MAX, &closing).await;
+        streams.quiet(write_patience).await;
+    };
     tokio::select! {
         () = until(streams.over(IDLE_MAX, &closing), connection) => {}
+        // Asked to end, it owes no answer, and still it stays: for the last piece of one, perhaps,
+        // for which its client opens no window.
+        () = left_over => {}
         () = streams.stalled(write_patience) => {
             tracing::debug!("a connection is closed whose client takes nothing of its answers");
         }
@@ -143,6 +150,11 @@ impl Streams {
             }
             due = empty_since + idle;
         }
+    }
+
+    /// Done when there has been no request for `patience`.
+    async fn quiet(&self, patience: Duration) {
+        self.over(patience, &CancellationToken::new()).await;
     }
 
     /// Done when some answer has not moved for `patience`.

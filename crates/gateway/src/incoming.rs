@@ -38,6 +38,12 @@ pub(crate) enum BodyRefused {
         /// How long it may take.
         limit_ms: u64,
     },
+    /// It is larger than one may be.
+    #[error("the body is larger than {limit_bytes} bytes; send less at once")]
+    TooLarge {
+        /// How large it may be.
+        limit_bytes: usize,
+    },
     /// The bodies of all requests together fill what there is for them.
     #[error("the bodies of the requests at work fill {limit_bytes} bytes, no more are taken; try again shortly")]
     NoRoom {
@@ -50,13 +56,14 @@ impl Blame for BodyRefused {
     fn fault(&self) -> Fault {
         match self {
             BodyRefused::TooSlow { .. } => Fault::Caller,
+            BodyRefused::TooLarge { .. } => Fault::TooLarge,
             BodyRefused::NoRoom { .. } => Fault::Overload,
         }
     }
 
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            BodyRefused::TooSlow { .. } => None,
+            BodyRefused::TooSlow { .. } | BodyRefused::TooLarge { .. } => None,
             BodyRefused::NoRoom { .. } => Some(Duration::from_secs(1)),
         }
     }
@@ -67,7 +74,7 @@ impl BodyRefused {
         let error = ApiError::from(self);
         match self {
             BodyRefused::TooSlow { .. } => error.with_status(http::StatusCode::REQUEST_TIMEOUT),
-            BodyRefused::NoRoom { .. } => error,
+            BodyRefused::TooLarge { .. } | BodyRefused::NoRoom { .. } => error,
         }
     }
 
@@ -118,7 +125,7 @@ impl Drop for Held {
 /// What a body on its way in is held to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyLimits {
-    /// Bytes of this one that are kept; what comes beyond is thrown away by who reads it.
+    /// Bytes of this one.
     pub(crate) one_bytes: usize,
     /// Bytes of all bodies together.
     pub(crate) all_bytes: usize,
@@ -128,20 +135,22 @@ pub(crate) struct BodyLimits {
     pub(crate) patience: Duration,
 }
 
-/// A body on its way in.
+/// A body on its way in. When it has been refused for its size, the rest may still be read, to be thrown
+/// away: it comes uncounted.
 pub(crate) struct Incoming {
     body: Body,
     held: Arc<Held>,
     limits: BodyLimits,
     began: Option<Instant>,
     bytes: u64,
+    refused: bool,
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl Incoming {
     /// Nothing of it has come yet.
     pub(crate) fn new(body: Body, held: Arc<Held>, limits: BodyLimits) -> Incoming {
-        Incoming { body, held, limits, began: None, bytes: 0, alarm: None }
+        Incoming { body, held, limits, began: None, bytes: 0, refused: false, alarm: None }
     }
 
     /// Until when the next part has to come.
@@ -181,12 +190,19 @@ impl http_body::Body for Incoming {
         };
         let bytes = frame.data_ref().map_or(0, Bytes::len);
         self.bytes += bytes as u64;
-        let is_kept = self.bytes <= self.limits.one_bytes as u64;
-        if !is_kept || self.held.take(bytes, self.limits.all_bytes) {
-            Poll::Ready(Some(Ok(frame)))
-        } else {
-            Poll::Ready(Some(Err(BodyRefused::NoRoom { limit_bytes: self.limits.all_bytes }.into())))
+        if self.refused {
+            return Poll::Ready(Some(Ok(frame)));
         }
+        let BodyLimits { one_bytes, all_bytes, .. } = self.limits;
+        let refused = if self.bytes > one_bytes as u64 {
+            BodyRefused::TooLarge { limit_bytes: one_bytes }
+        } else if self.held.take(bytes, all_bytes) {
+            return Poll::Ready(Some(Ok(frame)));
+        } else {
+            BodyRefused::NoRoom { limit_bytes: all_bytes }
+        };
+        self.refused = true;
+        Poll::Ready(Some(Err(refused.into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -224,8 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_trickles_is_refused_when_its_grace_is_over() {
         let room = Room::default();
-        // 100 bytes each 50 ms are 2 kB a second.
-        assert_eq!(read(pieces(20, Duration::from_millis(50)), &room, 1 << 20, 500).await, Ok(2_000));
+        assert_eq!(read(pieces(20, Duration::from_millis(5)), &room, 1 << 20, 30_000).await, Ok(2_000));
         let refused = read(pieces(1_000, Duration::from_millis(500)), &room, 1 << 20, 50).await;
         assert_eq!(refused, Err(BodyRefused::TooSlow { limit_ms: 30_000 }));
     }
@@ -241,5 +256,21 @@ mod tests {
         drop(first);
         assert_eq!(read(Body::from(vec![0; 200]), &room, 1_000, 500).await, Ok(200));
         assert_eq!(room.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn the_rest_of_a_body_that_is_too_large_takes_no_room() {
+        let room = Room::default();
+        let (grace, patience) = (Duration::from_secs(30), Duration::from_secs(30));
+        let limits = BodyLimits { one_bytes: 250, all_bytes: 1_000, grace, patience };
+        let mut body = Body::new(Incoming::new(pieces(30, Duration::ZERO), room.held(), limits));
+        let (mut read, mut refused) = (0, Vec::new());
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => read += frame.data_ref().unwrap().len(),
+                Err(error) => refused.push(BodyRefused::within(error).unwrap()),
+            }
+        }
+        assert_eq!((read, refused), (2_900, vec![BodyRefused::TooLarge { limit_bytes: 250 }]));
     }
 }

@@ -88,13 +88,16 @@ async fn answer(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Bo
     check(&request, shared.limits.now().max_inputs_per_request)?;
     let admitted = prepare::admit(shared, headers, arrived.0, None, &model)?;
     let query = query(shared, &model.task, request.query).await?;
-    let documents: Vec<String> = request.documents.0.into_iter().map(|document| document.0).collect();
-    let kept = request.return_documents.then(|| documents.clone());
-    let make = move |task: &Task, document: String| Ok(task.tokenise_pair(&query, &document)?);
-    let done = admitted.run(documents, String::len, make).await?;
+    let documents: Arc<[Document]> = request.documents.0.into();
+    let kept = request.return_documents.then(|| Arc::clone(&documents));
+    let places: Vec<usize> = (0..documents.len()).collect();
+    let texts = Arc::clone(&documents);
+    let make = move |task: &Task, place: usize| Ok(task.tokenise_pair(&query, text(&texts, place))?);
+    let done = admitted.run(places, |place| text(&documents, *place).len(), make).await?;
     let (id, top_n) = (admitted.context.id.to_string(), request.top_n.unwrap_or(usize::MAX));
     // About what a result is in JSON.
-    let bytes = done.answers.len() * 64 + kept.iter().flatten().map(String::len).sum::<usize>();
+    let bytes = done.answers.len() * 64
+        + kept.iter().flat_map(|kept| kept.iter()).map(|document| document.0.len()).sum::<usize>();
     answer::json(shared, bytes, move || {
         let results = ranked(&done.answers)?.into_iter().take(top_n);
         let results: Vec<Value> = results.map(|(index, score)| result(index, score, kept.as_deref())).collect();
@@ -141,9 +144,15 @@ fn check(request: &Request, most: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn result(index: usize, score: f32, documents: Option<&[String]>) -> Value {
-    match documents.and_then(|documents| documents.get(index)) {
-        Some(text) => json!({ "index": index, "relevance_score": score, "document": { "text": text } }),
+fn text(documents: &[Document], place: usize) -> &str {
+    documents.get(place).map_or("", |document| &document.0)
+}
+
+fn result(index: usize, score: f32, documents: Option<&[Document]>) -> Value {
+    match documents {
+        Some(documents) => {
+            json!({ "index": index, "relevance_score": score, "document": { "text": text(documents, index) } })
+        }
         None => json!({ "index": index, "relevance_score": score }),
     }
 }

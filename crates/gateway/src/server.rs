@@ -282,7 +282,7 @@ impl Drop for Open {
 
 fn http1_server(patience: Duration) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_BYTES_MAX).pipeline_flush(true);
+    builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(HEAD_BYTES_MAX);
     builder
 }
 

@@ -12,7 +12,7 @@ use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::routing::post;
 use halny_load::{Api, Arrivals, Idle, IdleKind, Lengths, Load, LoadError, Options, Report, Stop, Texts, run};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Barrier, Notify, Semaphore};
 
 /// An axum server on a free port, with a thread of its own, stopped when dropped.
 struct Server {
@@ -78,8 +78,20 @@ fn counting(status: impl Fn(u64) -> StatusCode + Clone + Send + Sync + 'static) 
 
 #[test]
 fn closed_loop_sends_exactly_the_count_over_exactly_its_connections() {
-    let (app, seen) = counting(|_| StatusCode::OK);
-    let server = Server::start(app);
+    // The first answers wait for each other: on a busy machine one thread could else be done with
+    // the count before another has opened its connections.
+    let (seen, all_there) = (Arc::new(AtomicU64::new(0)), Arc::new(Barrier::new(8)));
+    let counter = Arc::clone(&seen);
+    let answer = move || {
+        let (first, all_there) = (counter.fetch_add(1, Ordering::Relaxed) < 8, Arc::clone(&all_there));
+        async move {
+            if first {
+                all_there.wait().await;
+            }
+            "{}"
+        }
+    };
+    let server = Server::start(Router::new().route("/v1/embeddings", post(answer)));
     for threads in [1, 3] {
         seen.store(0, Ordering::Relaxed);
         let mut options = server.options();

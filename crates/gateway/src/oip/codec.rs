@@ -23,6 +23,12 @@ use crate::bounded::ELEMENTS_MAX;
 /// needs.
 const PARTS_MAX: usize = 8_192;
 
+/// Bytes of a message without tensors: a name or two, and as much again as anyone could need.
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of typed elements that are numbers of variable length: a byte of them may become eight.
+const VARINT_BYTES_MAX: usize = 4 << 20;
+
 /// Bytes of a tensor's shape: some times as many as any graph has dimensions.
 const SHAPE_BYTES_MAX: usize = 1_024;
 
@@ -41,6 +47,10 @@ pub(crate) trait FromWire: Sized {
 
 impl<T: Message + Default> FromWire for T {
     fn from_wire(wire: Bytes) -> Result<T, Status> {
+        if wire.len() > SMALL_BYTES_MAX {
+            let text = format!("the message takes {} bytes, one of its kind may take {SMALL_BYTES_MAX}", wire.len());
+            return Err(Status::out_of_range(text));
+        }
         let mut parts = Parts::default();
         parts.count(&wire, &|_| Part::Plain)?;
         T::decode(wire).map_err(malformed)
@@ -100,6 +110,7 @@ enum Part<'a> {
 struct Parts {
     parts: usize,
     elements: usize,
+    varint_bytes: usize,
 }
 
 impl Parts {
@@ -138,11 +149,25 @@ impl Parts {
                 return Err(Status::invalid_argument(text));
             }
             let (number, kind) = decode_key(&mut wire).map_err(malformed)?;
-            skip_field(kind, number, &mut wire, DecodeContext::default()).map_err(malformed)?;
+            if kind != WireType::LengthDelimited || number > LAST_VARINT_FIELD {
+                skip_field(kind, number, &mut wire, DecodeContext::default()).map_err(malformed)?;
+                continue;
+            }
+            self.varint_bytes += delimited(&mut wire)?.len();
+            if self.varint_bytes > VARINT_BYTES_MAX {
+                let text = format!(
+                    "the whole numbers in `contents` take more than {VARINT_BYTES_MAX} bytes; send them in \
+                     `raw_input_contents`"
+                );
+                return Err(Status::invalid_argument(text));
+            }
         }
         Ok(())
     }
 }
+
+/// `bool_contents` to `uint64_contents`; behind them come fields of fixed width, and texts.
+const LAST_VARINT_FIELD: u32 = 5;
 
 /// A field's bytes, which `wire` then stands behind.
 fn delimited<'a>(wire: &mut &'a [u8]) -> Result<&'a [u8], Status> {
@@ -225,6 +250,9 @@ mod tests {
         assert!(refusal.message().contains("8192"), "{refusal}");
         let wire = Bytes::from(of(PARTS_MAX + 1).encode_to_vec());
         assert!(RepositoryIndexRequest::from_wire(wire).is_err(), "whatever message it is sent as");
+        let long = RepositoryIndexRequest { repository_name: "x".repeat(SMALL_BYTES_MAX), ready: false };
+        let refusal = RepositoryIndexRequest::from_wire(long.encode_to_vec().into()).unwrap_err();
+        assert_eq!(refusal.code(), tonic::Code::OutOfRange);
     }
 
     #[test]
@@ -235,6 +263,9 @@ mod tests {
         let bytes_contents = vec![Bytes::new(); ELEMENTS_MAX + 1];
         let contents = Some(InferTensorContents { bytes_contents, ..Default::default() });
         assert!(refusal(InferInputTensor { contents, ..Default::default() }).contains("100000 elements"));
+        let int64_contents = vec![1; VARINT_BYTES_MAX + 1];
+        let contents = Some(InferTensorContents { int64_contents, ..Default::default() });
+        assert!(refusal(InferInputTensor { contents, ..Default::default() }).contains("raw_input_contents"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::routing::any;
+use axum::routing::post;
 use bytes::Bytes;
 use halny_engine::{ElementType, Tensor};
 use halny_residency::LoadedModel;
@@ -50,7 +50,8 @@ const DECODE_INLINE_BYTES_MAX: usize = 64 * 1024;
 /// What clients reach over gRPC. Compressed messages are refused, as compressed bodies are.
 pub fn grpc_routes(shared: &Shared) -> Router {
     let (service, limits) = (Arc::new(Service { shared: shared.clone() }), shared.limits.clone());
-    let call = any(move |request: http::Request<Body>| {
+    let call = post(move |request: http::Request<Body>| {
+        // The door bounds the whole body, frames counted: whatever passes it fits.
         let largest = limits.now().max_body_bytes;
         let server = GrpcInferenceServiceServer::from_arc(Arc::clone(&service)).max_decoding_message_size(largest);
         server.oneshot(request.map(|body| body.map_err(refused)))
@@ -236,7 +237,7 @@ fn ask(message: ModelInferRequest) -> Result<Ask, ApiError> {
     })
 }
 
-/// A tensor whose bytes go out where they are.
+/// A tensor whose bytes are copied once, into the message.
 struct Owner(Tensor);
 
 impl AsRef<[u8]> for Owner {

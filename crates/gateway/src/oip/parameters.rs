@@ -4,22 +4,71 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use halny_types::Fault;
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::proto::InferParameter;
 use super::proto::infer_parameter::ParameterChoice;
 use crate::ApiError;
 
 /// The value of a parameter.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug)]
 pub(super) enum Parameter {
     Flag(bool),
     Whole(i64),
     Text(String),
     /// Of a type that no parameter read here has.
-    Other(IgnoredAny),
+    Other,
+}
+
+// Written out because serde's untagged enums copy the whole value before they try a form.
+impl<'de> Deserialize<'de> for Parameter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Parameter, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Parameter;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a parameter's value")
+            }
+
+            fn visit_bool<E: Error>(self, flag: bool) -> Result<Parameter, E> {
+                Ok(Parameter::Flag(flag))
+            }
+
+            fn visit_i64<E: Error>(self, whole: i64) -> Result<Parameter, E> {
+                Ok(Parameter::Whole(whole))
+            }
+
+            fn visit_u64<E: Error>(self, whole: u64) -> Result<Parameter, E> {
+                Ok(i64::try_from(whole).map_or(Parameter::Other, Parameter::Whole))
+            }
+
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Parameter, E> {
+                Ok(Parameter::Other)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Parameter, E> {
+                Ok(Parameter::Text(text.to_owned()))
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Parameter, E> {
+                Ok(Parameter::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Parameter, A::Error> {
+                while elements.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Parameter::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parameter, A::Error> {
+                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Parameter::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
 }
 
 /// Parameters by name. Those that nobody here knows are ignored, as the protocol has it.
@@ -32,7 +81,7 @@ impl From<InferParameter> for Parameter {
             Some(ParameterChoice::Int64Param(whole)) => Parameter::Whole(whole),
             Some(ParameterChoice::Uint64Param(whole)) => Parameter::Whole(i64::try_from(whole).unwrap_or(i64::MAX)),
             Some(ParameterChoice::StringParam(text)) => Parameter::Text(text),
-            Some(ParameterChoice::DoubleParam(_)) | None => Parameter::Other(IgnoredAny),
+            Some(ParameterChoice::DoubleParam(_)) | None => Parameter::Other,
         }
     }
 }
@@ -145,6 +194,12 @@ mod tests {
         assert_eq!(read(&json(PARAMETERS_MAX)).unwrap().len(), PARAMETERS_MAX);
         assert!(read(&json(PARAMETERS_MAX + 1)).unwrap_err().to_string().contains("256"));
         assert!(read("null").unwrap().is_empty());
+        let odd =
+            read(r#"{"a": [1, {"b": 2}], "c": {"d": []}, "e": 1.5, "f": null, "g": 18446744073709551615}"#).unwrap();
+        assert!(odd.values().all(|value| matches!(value, Parameter::Other)), "{odd:?}");
+        let plain = read(r#"{"a": true, "b": -7, "c": "t"}"#).unwrap();
+        assert!(matches!(plain["a"], Parameter::Flag(true)) && matches!(plain["b"], Parameter::Whole(-7)));
+        assert!(matches!(&plain["c"], Parameter::Text(text) if text == "t"));
         assert!(read("[]").is_err());
     }
 }

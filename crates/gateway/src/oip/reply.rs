@@ -41,8 +41,9 @@ struct Size {
 /// # Errors
 /// When an output in JSON holds an infinity or a NaN, which JSON cannot write.
 pub(super) async fn respond(shared: &Shared, reply: Reply) -> Result<Response, ApiError> {
-    let work: usize =
-        reply.outputs.iter().filter(|output| !output.binary).map(|output| output.tensor.bytes().len()).sum();
+    // Binary outputs are copied, not written: some 16 times as fast.
+    let bytes = |output: &Output| output.tensor.bytes().len() / if output.binary { 16 } else { 1 };
+    let work: usize = reply.outputs.iter().map(bytes).sum();
     let (body, json_length) = shared.pool.finish_unless(work <= INLINE_BYTES_MAX, move || encode(&reply)).await??;
     Ok(match json_length {
         None => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
