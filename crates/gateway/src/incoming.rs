@@ -110,15 +110,23 @@ impl Room {
 impl Held {
     fn take(&self, bytes: usize, limit: usize) -> bool {
         let before = self.room.0.fetch_add(bytes, Ordering::Relaxed);
-        // What is taken in vain is given back with the rest.
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        before.saturating_add(bytes) <= limit
+        let fits = before.saturating_add(bytes) <= limit;
+        if fits {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        } else {
+            self.room.0.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn give_back(&self) {
+        self.room.0.fetch_sub(self.bytes.swap(0, Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.room.0.fetch_sub(*self.bytes.get_mut(), Ordering::Relaxed);
+        self.give_back();
     }
 }
 
@@ -202,6 +210,8 @@ impl http_body::Body for Incoming {
             BodyRefused::NoRoom { limit_bytes: all_bytes }
         };
         self.refused = true;
+        // Others may have its room before it knows that it is refused.
+        self.held.give_back();
         Poll::Ready(Some(Err(refused.into())))
     }
 
