@@ -74,10 +74,14 @@ pub(crate) async fn discard_what_is_there(mut body: Body) {
 async fn discard(body: &mut Body) {
     let reading = async {
         let mut left = DISCARDED_BYTES_MAX;
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                return;
+        while left > 0
+            && let Some(frame) = body.frame().await
+        {
+            match frame.map_err(BodyRefused::within) {
+                Ok(frame) => left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len)),
+                // That it is too large is why it is thrown away: there is more of it.
+                Err(Ok(BodyRefused::TooLarge { .. } | BodyRefused::NoRoom { .. })) => {}
+                Err(_) => return,
             }
         }
     };
@@ -141,5 +145,21 @@ fn shortened(error: &serde_json::Error) -> String {
             format!("{} ... {}", text.get(..begin).unwrap_or_default(), text.get(end..).unwrap_or_default())
         }
         _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incoming::{BodyLimits, GRACE, Incoming, Room};
+
+    #[tokio::test]
+    async fn a_body_announced_too_large_is_read_to_its_end_so_that_its_sender_sees_the_answer() {
+        let pieces =
+            futures::stream::iter((0..30).map(|_| Ok::<_, std::convert::Infallible>(Bytes::from_static(b"12345"))));
+        let limits = BodyLimits { one_bytes: 12, all_bytes: 1_000, grace: GRACE, patience: GRACE };
+        let mut body = Body::new(Incoming::new(Body::from_stream(pieces), Room::default().held(), limits));
+        discard(&mut body).await;
+        assert!(body.frame().await.is_none(), "nothing is left of it");
     }
 }
