@@ -98,7 +98,7 @@ impl CpuPool {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
         if small {
-            return catch_unwind(AssertUnwindSafe(work)).map_err(|_| PoolError::Panicked);
+            return here(work);
         }
         let (piece, result) = piece(work);
         self.queues.finishing.send(piece).map_err(|_| PoolError::Panicked)?;
@@ -115,11 +115,13 @@ impl CpuPool {
         small: bool,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PoolError> {
-        if small {
-            return catch_unwind(AssertUnwindSafe(work)).map_err(|_| PoolError::Panicked);
-        }
-        self.run(work).await
+        if small { here(work) } else { self.run(work).await }
     }
+}
+
+/// Does `work` on the thread that asks.
+fn here<T>(work: impl FnOnce() -> T) -> Result<T, PoolError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| PoolError::Panicked)
 }
 
 /// The life of one of the pool's threads.

@@ -16,6 +16,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -63,12 +64,13 @@ pub(crate) async fn serve(
         }
     });
     let connection = server(patience).serve_connection(io, service);
+    let over = streams.over(IDLE_MAX, &closing).shared();
     let left_over = async {
-        streams.over(IDLE_MAX, &closing).await;
+        over.clone().await;
         streams.quiet(write_patience).await;
     };
     tokio::select! {
-        () = until(streams.over(IDLE_MAX, &closing), connection) => {}
+        () = until(over.clone(), connection) => {}
         // Asked to end, it owes no answer, and still it stays: for the last piece of one, perhaps,
         // for which its client opens no window.
         () = left_over => {}
