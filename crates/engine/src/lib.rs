@@ -1,4 +1,5 @@
-//! The contract of a loaded model: tensors in, tensors out, on one device, by one thread at a time.
+//! The contract of a loaded model: tensors in, tensors out, on one device, by one thread at a time;
+//! and, in [`language`], of one that writes token by token.
 //!
 //! An [`Engine`] loads a graph for a device and gives back [`Instance`]s. Each instance is owned by
 //! one operating-system thread, which calls [`Instance::run`] with ready tensors and nothing else:
@@ -16,6 +17,7 @@
 //! engine that knows none of them can serve a task that nobody has thought of.
 
 pub mod element;
+pub mod language;
 pub mod load;
 pub mod signature;
 pub mod tensor;
@@ -26,6 +28,10 @@ use std::time::Duration;
 
 pub use element::{Element, ElementType};
 pub use halny_types::project::Precision;
+pub use language::{
+    AdapterSpec, CellFormat, Decoder, DecoderLimits, LanguageCard, LanguageEngine, LanguageModel, LanguageSpec,
+    LoadedLanguage, SequenceId, Specials, StepToken, TokenId,
+};
 pub use load::{Choice, Device, LoadPhase, LoadSpec, Loaded};
 pub use signature::{Dim, Port, Signature};
 pub use tensor::{Tensor, TensorView};
