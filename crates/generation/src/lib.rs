@@ -28,6 +28,11 @@
 //!
 //! Not llama.cpp's own server loop: its slots do not share prefixes, know no tenants and no deadlines.
 
-pub mod grammar;
-pub mod sampling;
-pub mod text;
+pub mod prefixes;
+pub mod fairness;
+pub mod budget;
+pub mod job;
+pub mod lane;
+pub mod refusal;
+pub mod request;
+pub mod scheduler;

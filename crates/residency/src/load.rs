@@ -241,7 +241,7 @@ impl Loader {
             name: profile.name.to_string(),
             choice: loaded.choice,
             precision: profile.precision.as_str(),
-            deadline: Duration::from_millis(profile.deadline_ms),
+            deadline: Duration::from_millis(profile.deadline_ms(config.task)),
             memory_bytes: loaded.memory_bytes,
             lane,
             labels,

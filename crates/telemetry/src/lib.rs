@@ -8,6 +8,7 @@
 //! would count into each other.
 
 pub mod gateway;
+pub mod generation;
 pub mod lane;
 pub mod log;
 pub mod model;
@@ -15,10 +16,11 @@ pub mod model;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
 pub use gateway::GatewayMetrics;
+pub use generation::GenerationMetrics;
 pub use lane::{LaneLabels, LaneMetrics};
 pub use log::LogFormat;
 pub use model::ModelMetrics;
@@ -30,6 +32,9 @@ pub struct Metrics(Arc<Families>);
 
 struct Families {
     registry: RwLock<Registry>,
+    /// What goes by others' names.
+    foreign: RwLock<Registry>,
+    generation: generation::GenerationFamilies,
     lanes: lane::LaneFamilies,
     models: ModelMetrics,
     gateway: GatewayMetrics,
@@ -49,13 +54,22 @@ impl Metrics {
         let lanes = lane::LaneFamilies::register(&mut registry);
         let models = ModelMetrics::register(&mut registry);
         let gateway = GatewayMetrics::register(&mut registry);
-        Metrics(Arc::new(Families { registry: RwLock::new(registry), lanes, models, gateway }))
+        let mut foreign = Registry::default();
+        let generation = generation::GenerationFamilies::register(&mut registry, &mut foreign);
+        let (registry, foreign) = (RwLock::new(registry), RwLock::new(foreign));
+        Metrics(Arc::new(Families { registry, foreign, generation, lanes, models, gateway }))
     }
 
     /// The handle of one lane.
     #[must_use]
     pub fn lane(&self, labels: &LaneLabels) -> LaneMetrics {
         self.0.lanes.bind(labels)
+    }
+
+    /// The handle of one language model's lane.
+    #[must_use]
+    pub fn generation(&self, labels: &LaneLabels) -> GenerationMetrics {
+        self.0.generation.bind(labels)
     }
 
     /// A lane is gone. Its series are forgotten with the last lane of these labels, which is when
@@ -85,7 +99,10 @@ impl Metrics {
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(16 * 1024);
         // Writing into a `String` cannot fail; what was written stays readable in any case.
-        let _ = encode(&mut text, &self.0.registry.read());
+        for registry in [&self.0.registry, &self.0.foreign] {
+            let _ = encode_registry(&mut text, &registry.read());
+        }
+        let _ = encode_eof(&mut text);
         text
     }
 }
@@ -124,10 +141,28 @@ mod tests {
     }
 
     #[test]
+    fn a_language_model_is_counted_under_both_names_and_forgotten_under_both() {
+        let metrics = Metrics::new();
+        let lane = metrics.generation(&labels());
+        lane.first_token(Duration::from_millis(30));
+        lane.stepped(20, 4, Duration::from_millis(9));
+        lane.finished("stop", Duration::from_secs(1));
+        let text = metrics.render();
+        assert!(text.contains("halny_generation_written_tokens_total{model=\"m\""), "{text}");
+        assert!(text.contains("vllm:generation_tokens_total{model_name=\"m\",engine=\"0\"} 4"), "{text}");
+        assert!(text.contains("vllm:time_to_first_token_seconds_count{model_name=\"m\",engine=\"0\"} 1"), "{text}");
+        assert!(text.contains("vllm:request_success_total{model_name=\"m\",engine=\"0\",finished_reason=\"stop\"} 1"));
+        drop(lane);
+        let text = metrics.render();
+        assert!(!text.contains("\"m\""), "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1);
+    }
+
+    #[test]
     fn every_name_says_its_unit() {
         let metrics = Metrics::new();
         let units = ["seconds", "items", "tokens", "ratio", "bytes", "requests", "models", "info", "connections"];
-        for line in metrics.render().lines().filter(|line| line.starts_with("# TYPE")) {
+        for line in metrics.render().lines().filter(|line| line.starts_with("# TYPE halny")) {
             let name = line.split(' ').nth(2).unwrap_or_default();
             assert!(units.iter().any(|unit| name.ends_with(unit)), "{name} says no unit");
         }

@@ -11,6 +11,7 @@
 mod address;
 mod check;
 mod diff;
+pub mod generate;
 mod json;
 mod locate;
 pub mod model;
@@ -22,6 +23,7 @@ mod source;
 
 pub use check::{Checked, FILE_BYTES_MAX, PROBLEMS_MAX, Problem, check};
 pub use diff::{ProjectDiff, diff};
+pub use generate::{Adapter, CellFormat, GenerateOptions, GenerateProfile};
 pub use model::{
     Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions,
 };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::generate::{GENERATE_DEADLINE_MS, GenerateOptions, GenerateProfile};
 use crate::{ByteSize, ModelName, ProfileName};
 
 /// The most models in one project.
@@ -19,6 +20,9 @@ pub const MAX_BODY_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize
 pub const MAX_BODIES_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(1)..=ByteSize::gib(1_024);
 /// What [`Profile::max_queue`] may be.
 pub const MAX_QUEUE_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(64)..=ByteSize::gib(1_024);
+
+/// The time a request has unless its profile says otherwise.
+pub const DEADLINE_MS: u64 = 10_000;
 
 /// A Halny project: what is served, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -214,6 +218,9 @@ pub struct Model {
     /// For text tasks: how texts become tokens and tokens become an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextOptions>,
+    /// For language models (`generate`): templates, adapters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generate: Option<GenerateOptions>,
     /// Whether it is loaded at start; otherwise it waits for a load request on the admin port.
     #[serde(default = "yes")]
     pub preload: bool,
@@ -243,6 +250,8 @@ pub enum TaskKind {
     ClassifyImage,
     /// Raw tensors in and out.
     Tensor,
+    /// Text to more text, token by token, by a language model (GGUF).
+    Generate,
 }
 
 impl TaskKind {
@@ -261,6 +270,7 @@ impl TaskKind {
             TaskKind::Rerank => "rerank",
             TaskKind::ClassifyImage => "classify-image",
             TaskKind::Tensor => "tensor",
+            TaskKind::Generate => "generate",
         }
     }
 }
@@ -327,11 +337,23 @@ pub struct Profile {
     pub max_queue_items: usize,
     /// Bytes of items that may wait: `64KiB` to `1TiB`.
     pub max_queue: ByteSize,
-    /// The time a request has, unless it asks for less.
+    /// The time a request has, unless it asks for less. By default 10 s, for `generate` 10 minutes.
     #[schemars(range(min = 1, max = 3_600_000))]
-    pub deadline_ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// How batches are packed.
     pub packing: Packing,
+    /// For language models (`generate`): cells, steps, waiting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generate: Option<GenerateProfile>,
+}
+
+impl Profile {
+    /// The time a request has, unless it asks for less, in milliseconds.
+    #[must_use]
+    pub fn deadline_ms(&self, task: TaskKind) -> u64 {
+        self.deadline_ms.unwrap_or(if task == TaskKind::Generate { GENERATE_DEADLINE_MS } else { DEADLINE_MS })
+    }
 }
 
 impl Default for Profile {
@@ -347,8 +369,9 @@ impl Default for Profile {
             max_batch_delay_ms: 5,
             max_queue_items: 8_192,
             max_queue: ByteSize::mib(256),
-            deadline_ms: 10_000,
+            deadline_ms: None,
             packing: Packing::Length,
+            generate: None,
         }
     }
 }

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::check::Found;
-use super::model::{CpuThreads, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind};
+use super::generate::GenerateProfile;
+use super::model::{CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind};
 use super::quote::{abbreviated, shown};
 use super::source;
 use crate::ByteSize;
@@ -23,6 +24,9 @@ const PROFILE_THREADS_MAX: usize = 4_096;
 static SERVER_DEFAULTS: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(Server::default()).unwrap_or_default());
 static PROFILE_DEFAULTS: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(Profile::default()).unwrap_or_default());
+
+static GENERATE_DEFAULTS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(GenerateProfile::default()).unwrap_or_default());
 
 /// Puts every broken rule of the document into `found`.
 pub(super) fn check(document: &Value, found: &mut Found) {
@@ -165,6 +169,7 @@ fn check_model(model: &Value, pointer: &str, found: &mut Found) {
     }
     let profiles = items(model, "profiles");
     unique_names(profiles, &own.pointer("profiles"), "profile", found);
+    check_generate(&own, profiles, found);
     let text_pointer = own.pointer("text");
     let text = Table { value: own.written("text"), defaults: &Value::Null, pointer: &text_pointer };
     let max_tokens = text.read::<usize>("max_tokens", found);
@@ -178,6 +183,38 @@ fn check_model(model: &Value, pointer: &str, found: &mut Found) {
         let profile = Table { value: None, defaults: &PROFILE_DEFAULTS, pointer: "" };
         check_tokens(&profile, &text, max_tokens, found);
     }
+}
+
+/// What language models alone have, and that a step can serve all that run.
+fn check_generate(model: &Table<'_>, profiles: &[Value], found: &mut Found) {
+    let task = model.read::<TaskKind>("task", found);
+    let others = task.filter(|task| *task != TaskKind::Generate);
+    let mut refuse = |pointer: &str, task: TaskKind| {
+        let wrong = format!("a {:?} model writes no text, so these options mean nothing", task.as_str());
+        found.value(pointer, wrong, "take them out, or write task = \"generate\"".to_owned());
+    };
+    if let Some(task) = others.filter(|_| model.written("generate").is_some()) {
+        refuse(&model.pointer("generate"), task);
+    }
+    for (at, profile) in profiles.iter().enumerate() {
+        let Some(options) = profile.get("generate") else { continue };
+        let pointer = format!("{}/{at}/generate", model.pointer("profiles"));
+        if let Some(task) = others {
+            refuse(&pointer, task);
+        }
+        let options = Table { value: Some(options), defaults: &GENERATE_DEFAULTS, pointer: &pointer };
+        let (running, step) =
+            (options.read::<usize>("max_running", found), options.read::<usize>("step_tokens", found));
+        if let (Some(running), Some(step)) = (running, step)
+            && running > step
+        {
+            let wrong = format!("a step of {step} tokens (step_tokens) cannot serve {running} requests (max_running)");
+            let right = format!("write max_running = {step} or less, or a larger step_tokens");
+            found.value(&options.blamed("max_running", "step_tokens"), wrong, right);
+        }
+    }
+    let adapters = model.written("generate").map_or(&[] as &[Value], |options| items(options, "adapters"));
+    unique_names(adapters, &format!("{}/adapters", model.pointer("generate")), "adapter", found);
 }
 
 /// A text of the greatest length must fit into a batch.
@@ -198,7 +235,7 @@ fn check_tokens(profile: &Table<'_>, text: &Table<'_>, max_tokens: Option<usize>
 fn check_profile(profile: &Table<'_>, found: &mut Found) {
     profile.check_size("max_queue", &MAX_QUEUE_RANGE, found);
     let delay = profile.read::<u64>("max_batch_delay_ms", found);
-    let deadline = profile.read::<u64>("deadline_ms", found);
+    let deadline = profile.written("deadline_ms").map_or(Some(DEADLINE_MS), |_| profile.read("deadline_ms", found));
     if let (Some(delay), Some(deadline)) = (delay, deadline)
         && delay >= deadline
     {

@@ -1,0 +1,58 @@
+//! llama.cpp behind the contract of a language model: GGUF on CPU and CUDA from one binary.
+//!
+//! llama.cpp is compiled with its compute code apart from the rest: one small library for each
+//! generation of processors, one for CUDA. [`backends`] loads what this machine can run, the best
+//! variant first, so the same files serve a laptop without AVX-512 and a server with a GPU.
+//!
+//! A model's file is mapped, not copied, except for the weights that llama.cpp lays out anew for the
+//! processor's matrix instructions. The file has been checked before it gets here (`registry`): much
+//! that a header may claim would otherwise end the process in an assertion.
+//!
+//! Cells are those of llama.cpp's unified cache: any free cell serves any sequence, and a cell that
+//! several sequences share costs once. Sliding-window layers get a cache of full size too: a window's
+//! cache forgets what has left the window, and then no prefix can be shared or cut.
+//!
+//! Not `candle` or `mistral.rs`: neither runs on as many quantisations and processors, and users bring
+//! GGUF files that were made for llama.cpp.
+
+pub mod backends;
+mod cells;
+mod decoder;
+mod load;
+mod model;
+
+use halny_engine::{Device, EngineError, LanguageEngine, LanguageSpec, LoadedLanguage};
+
+/// The release of llama.cpp that is compiled in.
+pub const LLAMA_CPP: &str = "b11434";
+
+/// llama.cpp.
+#[derive(Debug)]
+pub struct LlamaEngine {
+    backend: &'static backends::Backend,
+}
+
+impl LlamaEngine {
+    /// Loads the compute libraries, once for the process.
+    ///
+    /// # Errors
+    /// [`EngineError::Library`] when none that this machine can run was found; the text names where
+    /// they were looked for.
+    pub fn open() -> Result<LlamaEngine, EngineError> {
+        backends::backend().map(|backend| LlamaEngine { backend })
+    }
+}
+
+impl LanguageEngine for LlamaEngine {
+    fn describe(&self) -> String {
+        format!("llama.cpp {LLAMA_CPP}")
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        self.backend.devices()
+    }
+
+    fn load(&self, spec: &LanguageSpec) -> Result<LoadedLanguage, EngineError> {
+        load::load(self.backend, spec)
+    }
+}

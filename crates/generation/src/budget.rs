@@ -1,0 +1,136 @@
+//! How much of a step may read prompts while others write.
+//!
+//! Reading makes a step longer, and everyone who writes waits for the whole step: the time between
+//! two of their tokens is the step's time. So prompts get what keeps a step within a given multiple of
+//! what it would take without them. What steps take is learned as `fixed + written * a + read * b`, by
+//! least squares that forget: a machine gets busier, and a cache longer.
+
+use std::time::Duration;
+
+/// Every step, what was seen before counts this much: about the last 100 steps matter.
+const REMEMBERED: f64 = 0.99;
+
+/// Steps before the fit is trusted.
+const SEEN_MIN: u32 = 8;
+
+/// While nothing is known, a prompt is read in pieces of this many tokens beside those who write.
+const PIECE_AT_FIRST: usize = 32;
+
+/// Fewer would take for ever: each step also costs its fixed part.
+const PIECE_MIN: usize = 8;
+
+/// What steps take, as learned from those that ran.
+#[derive(Clone, Debug)]
+pub struct StepTimes {
+    /// Weighted sums of products of (1, written, read), and with the seconds taken.
+    squares: [[f64; 3]; 3],
+    products: [f64; 3],
+    seen: u32,
+    model: Option<[f64; 3]>,
+}
+
+impl Default for StepTimes {
+    fn default() -> StepTimes {
+        StepTimes { squares: [[0.0; 3]; 3], products: [0.0; 3], seen: 0, model: None }
+    }
+}
+
+impl StepTimes {
+    /// A step that wrote and read so many tokens took this long.
+    pub fn saw(&mut self, written: usize, read: usize, took: Duration) {
+        let x = [1.0, written as f64, read as f64];
+        // Relative errors count, or long steps would decide alone what short ones cost.
+        let seconds = took.as_secs_f64().max(1e-6);
+        let weight = 1.0 / (seconds * seconds);
+        for (i, xi) in x.iter().enumerate() {
+            for (j, xj) in x.iter().enumerate() {
+                self.squares[i][j] = self.squares[i][j] * REMEMBERED + weight * xi * xj;
+            }
+            self.products[i] = self.products[i] * REMEMBERED + weight * xi * seconds;
+        }
+        self.seen = self.seen.saturating_add(1);
+        self.model = if self.seen < SEEN_MIN { None } else { solve(&self.squares, &self.products) };
+    }
+
+    /// How many tokens may be read in a step that writes `written`, for it to take at most `stretch`
+    /// times as long as without them.
+    #[must_use]
+    pub fn read_beside(&self, written: usize, stretch: f64) -> usize {
+        let Some([fixed, each_written, each_read]) = self.model else { return PIECE_AT_FIRST };
+        let without = (fixed + each_written * written as f64).max(0.0);
+        let room = without * (stretch - 1.0).max(0.0);
+        if each_read <= 0.0 {
+            return PIECE_AT_FIRST;
+        }
+        // Truncation is meant; a huge quotient saturates.
+        ((room / each_read) as usize).max(PIECE_MIN)
+    }
+
+    /// How long a step of so many tokens takes, where that is known.
+    #[must_use]
+    pub fn predict(&self, written: usize, read: usize) -> Option<Duration> {
+        let [fixed, each_written, each_read] = self.model?;
+        let seconds = fixed + each_written * written as f64 + each_read * read as f64;
+        Duration::try_from_secs_f64(seconds.max(0.0)).ok()
+    }
+}
+
+/// Solves three normal equations. A little is added to the diagonal, in each unknown's own scale, so
+/// that what was never varied (a server that only ever writes) counts as nothing and not as noise.
+fn solve(squares: &[[f64; 3]; 3], products: &[f64; 3]) -> Option<[f64; 3]> {
+    let mut m = *squares;
+    let mut v = *products;
+    let scale = m[0][0];
+    for (i, row) in m.iter_mut().enumerate() {
+        row[i] += row[i].max(scale) * 1e-6;
+    }
+    for i in 0..3 {
+        let pivot = m[i][i];
+        if pivot.abs() < f64::MIN_POSITIVE {
+            return None;
+        }
+        for j in i + 1..3 {
+            let factor = m[j][i] / pivot;
+            for k in i..3 {
+                m[j][k] -= factor * m[i][k];
+            }
+            v[j] -= factor * v[i];
+        }
+    }
+    let mut x = [0.0; 3];
+    for i in (0..3).rev() {
+        let known: f64 = (i + 1..3).map(|k| m[i][k] * x[k]).sum();
+        x[i] = (v[i] - known) / m[i][i];
+    }
+    x.iter().all(|value| value.is_finite()).then_some(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_a_step_costs_is_learned_and_kept_to(fixed in 1u64..50_000, written in 1u64..20_000, read in 1u64..20_000, steps in prop::collection::vec((0usize..16, 0usize..64), 40..200)) {
+            let cost = |w: usize, r: usize| Duration::from_micros(fixed + written * w as u64 + read * r as u64);
+            let mut times = StepTimes::default();
+            for (w, r) in steps {
+                if w + r > 0 {
+                    times.saw(w, r, cost(w, r));
+                }
+            }
+            for writing in [1, 4, 16] {
+                let allowed = times.read_beside(writing, 1.8);
+                let ratio = cost(writing, allowed).as_secs_f64() / cost(writing, 0).as_secs_f64();
+                prop_assert!(allowed == PIECE_MIN || ratio < 1.9, "{allowed} tokens stretch a step by {ratio}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_known_means_small_pieces() {
+        assert_eq!(StepTimes::default().read_beside(4, 1.8), PIECE_AT_FIRST);
+        assert_eq!(StepTimes::default().predict(1, 1), None);
+    }
+}
