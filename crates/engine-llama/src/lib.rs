@@ -26,22 +26,10 @@ use halny_engine::{Device, EngineError, LanguageEngine, LanguageSpec, LoadedLang
 /// The release of llama.cpp that is compiled in.
 pub const LLAMA_CPP: &str = "b11434";
 
-/// llama.cpp.
-#[derive(Debug)]
-pub struct LlamaEngine {
-    backend: &'static backends::Backend,
-}
-
-impl LlamaEngine {
-    /// Loads the compute libraries, once for the process.
-    ///
-    /// # Errors
-    /// [`EngineError::Library`] when none that this machine can run was found; the text names where
-    /// they were looked for.
-    pub fn open() -> Result<LlamaEngine, EngineError> {
-        backends::backend().map(|backend| LlamaEngine { backend })
-    }
-}
+/// llama.cpp. Its compute libraries are loaded when they are first wanted: a server without language
+/// models does without them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LlamaEngine;
 
 impl LanguageEngine for LlamaEngine {
     fn describe(&self) -> String {
@@ -49,10 +37,10 @@ impl LanguageEngine for LlamaEngine {
     }
 
     fn devices(&self) -> Vec<Device> {
-        self.backend.devices()
+        backends::backend().map(backends::Backend::devices).unwrap_or_default()
     }
 
     fn load(&self, spec: &LanguageSpec) -> Result<LoadedLanguage, EngineError> {
-        load::load(self.backend, spec)
+        load::load(backends::backend()?, spec)
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// Elements of any list: the most that `server.max_inputs_per_request` may say.
 pub(crate) const ELEMENTS_MAX: usize = 100_000;
@@ -45,6 +45,37 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bounded<T> {
         }
 
         deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
+/// The entries of an object that is not endless, in their order; a name may be there twice.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pairs<T>(pub(crate) Vec<(String, T)>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Pairs<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Pairs<T>, D::Error> {
+        struct Object<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+            type Value = Pairs<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Pairs<T>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    if pairs.len() == ELEMENTS_MAX {
+                        return Err(too_many());
+                    }
+                    pairs.push(entry);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Object(PhantomData))
     }
 }
 

@@ -90,16 +90,21 @@ impl ApiError {
     #[must_use]
     pub fn respond(&self, shape: Shape) -> Response {
         let body = match shape {
-            Shape::OpenAi => json!({ "error": {
-                "message": self.message,
-                "type": self.openai_type(),
-                "param": self.param,
-                "code": self.fault.as_str(),
-            }}),
+            Shape::OpenAi => self.openai_body(),
             Shape::Rerank => json!({ "message": self.message, "detail": self.message }),
             Shape::Oip => json!({ "error": self.message }),
         };
         self.with_headers((self.status, axum::Json::<Value>(body)).into_response())
+    }
+
+    /// The same as OpenAI writes it, in a body or in a stream.
+    pub(crate) fn openai_body(&self) -> Value {
+        json!({ "error": {
+            "message": self.message,
+            "type": self.openai_type(),
+            "param": self.param,
+            "code": self.fault.as_str(),
+        }})
     }
 
     /// The type that OpenAI's clients sort errors by.

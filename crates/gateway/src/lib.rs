@@ -32,7 +32,9 @@ pub mod prepare;
 pub mod rerank;
 mod routes;
 pub mod server;
+mod sse;
 pub mod state;
+mod writing;
 
 pub use error::ApiError;
 pub use routes::{admin_router, data_router};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use halny_batching::{ItemError, Served};
-use halny_residency::{Answers, LoadedModel};
+use halny_residency::{Answers, Inference, LoadedModel, Writing};
 use halny_tasks::{Answer, Item, Task};
 use halny_types::project::TaskKind;
-use halny_types::{RequestContext, Tick};
+use halny_types::{Fault, RequestContext, Tick};
 use http::HeaderMap;
 
 use crate::{ApiError, Shared};
@@ -31,26 +31,52 @@ const PIECES_MAX: usize = 16;
 ///
 /// # Errors
 /// When there is none, it is not ready, or it does something else: then where that is asked for.
-pub fn model(shared: &Shared, name: &str, wanted: &[TaskKind]) -> Result<Arc<LoadedModel>, ApiError> {
+pub fn model(shared: &Shared, name: &str, wanted: &[TaskKind]) -> Result<Arc<Inference>, ApiError> {
     let model = shared.model(name)?;
-    let kind = model.task.kind();
-    if wanted.contains(&kind) {
-        return Ok(model);
+    match model.inference() {
+        Some(inference) if wanted.contains(&model.kind()) => Ok(Arc::clone(inference)),
+        _ => Err(elsewhere(&model)),
     }
+}
+
+/// The language model of that name, and the adapter that `model:adapter` names, by its place.
+///
+/// # Errors
+/// When there is none, it is not ready, or it does something else: then where that is asked for.
+pub(crate) fn writer(shared: &Shared, name: &str) -> Result<(Arc<Writing>, Option<usize>), ApiError> {
+    let (name, adapter) = name.split_once(':').map_or((name, None), |(name, adapter)| (name, Some(adapter)));
+    let model = shared.model(name)?;
+    let writing = model.writing().map(Arc::clone).ok_or_else(|| elsewhere(&model))?;
+    let Some(adapter) = adapter else { return Ok((writing, None)) };
+    match writing.adapters.iter().position(|known| known.as_str() == adapter) {
+        Some(place) => Ok((writing, Some(place))),
+        None => {
+            let known = writing.adapters.iter().map(halny_types::ModelName::as_str).collect::<Vec<_>>().join(", ");
+            let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {known}") };
+            let text = format!("the model {:?} has no adapter of that name; {known}", writing.name.as_str());
+            Err(ApiError::new(Fault::Missing, text).with_param("model"))
+        }
+    }
+}
+
+/// The model does something else than was asked.
+fn elsewhere(model: &LoadedModel) -> ApiError {
+    let kind = model.kind();
     let place = match kind {
         TaskKind::Embed => "/v1/embeddings",
         TaskKind::Rerank => "/v1/rerank",
         TaskKind::ClassifyText | TaskKind::ClassifyImage => "/halny/v1/classify",
         TaskKind::Tensor => "/v2/models/{model}/infer",
+        TaskKind::Generate => "/v1/chat/completions or /v1/completions",
     };
     let text = format!("the model {:?} is for {:?}; POST to {place} instead", model.name.as_str(), kind.as_str());
-    Err(ApiError::invalid(text).with_param("model"))
+    ApiError::invalid(text).with_param("model")
 }
 
 /// A request whose model is known and would take it, before any of its values is looked into.
 pub struct Admitted<'a> {
     shared: &'a Shared,
-    model: &'a Arc<LoadedModel>,
+    model: &'a Arc<Inference>,
     /// Who asks, and until when.
     pub context: RequestContext,
     profile: Option<&'a str>,
@@ -66,11 +92,11 @@ pub fn admit<'a>(
     headers: &'a HeaderMap,
     arrived: Tick,
     limit: Option<Duration>,
-    model: &'a Arc<LoadedModel>,
+    model: &'a Arc<Inference>,
 ) -> Result<Admitted<'a>, ApiError> {
-    let mut context = shared.context(headers, arrived, model)?;
-    context.deadline = context.deadline.min(limit.map_or(Tick::NEVER, |limit| arrived + limit));
     let profile = shared.profile(headers);
+    let mut context = shared.context(headers, arrived, model.deadline(profile))?;
+    context.deadline = context.deadline.min(limit.map_or(Tick::NEVER, |limit| arrived + limit));
     model.admit(&context, profile)?;
     Ok(Admitted { shared, model, context, profile })
 }

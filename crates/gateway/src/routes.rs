@@ -12,11 +12,14 @@ use crate::admission::{Door, admit, shape_of};
 use crate::{ApiError, Shared, classify, health, oip, openai, playground, rerank};
 
 /// The patterns that metrics know routes by.
-pub(crate) const LABELS: [&str; 33] = [
+pub(crate) const LABELS: [&str; 40] = [
     "/",
     "/health",
     "/metrics",
+    "/v1/chat/completions",
+    "/v1/completions",
     "/v1/embeddings",
+    "/v1/responses",
     "/v1/models",
     "/v1/models/{model}",
     "/v1/rerank",
@@ -30,6 +33,10 @@ pub(crate) const LABELS: [&str; 33] = [
     "/v2/models/{model}",
     "/v2/models/{model}/ready",
     "/v2/models/{model}/infer",
+    "/v2/models/{model}/generate",
+    "/v2/models/{model}/generate_stream",
+    "/v2/models/{model}/versions/{version}/generate",
+    "/v2/models/{model}/versions/{version}/generate_stream",
     "/v2/models/{model}/versions/{version}",
     "/v2/models/{model}/versions/{version}/ready",
     "/v2/models/{model}/versions/{version}/infer",
@@ -53,7 +60,10 @@ pub fn data_router(shared: &Shared) -> Router {
     let mut router = Router::new()
         .route("/", get(playground::page))
         .route("/health", get(health::health))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::completions))
         .route("/v1/embeddings", post(openai::embeddings))
+        .route("/v1/responses", post(openai::responses))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{model}", get(openai::model))
         .route("/v1/rerank", post(rerank::rerank))

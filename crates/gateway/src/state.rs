@@ -107,12 +107,16 @@ impl Shared {
         self.residency.get(name).map_err(|error| ApiError::from_blame(&error).with_param("model"))
     }
 
-    /// The context of a request to `model` that arrived at `arrived`.
+    /// The context of a request that arrived at `arrived` and has `budget`, unless it asks for less.
     ///
     /// # Errors
     /// When the deadline header is not a positive whole number.
-    pub fn context(&self, headers: &HeaderMap, arrived: Tick, model: &LoadedModel) -> Result<RequestContext, ApiError> {
-        let mut budget = model.deadline(self.profile(headers));
+    pub fn context(
+        &self,
+        headers: &HeaderMap,
+        arrived: Tick,
+        mut budget: Duration,
+    ) -> Result<RequestContext, ApiError> {
         if let Some(asked) = headers.get(DEADLINE_HEADER) {
             let millis = asked.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
             let millis = millis.ok_or_else(|| {

@@ -48,7 +48,8 @@ async fn rig(engine: FakeEngine, task: &str, more: &str) -> Rig {
     let project = check(&project).unwrap_or_else(|problems| panic!("{problems:?}")).project;
     let places = Places { project: folder.path().to_path_buf(), cache: folder.path().join("cache") };
     let metrics = Metrics::new();
-    let residency = Residency::new(Arc::new(engine), places, metrics.clone());
+    let engines = Engines { graphs: Arc::new(engine), languages: Arc::new(FakeLanguageEngine) };
+    let residency = Residency::new(engines, places, metrics.clone());
     let applied = residency.apply(&project).await;
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
     let limits = Limits {

@@ -10,6 +10,7 @@ use halny_engine::{Decoder, LanguageModel};
 use halny_telemetry::GenerationMetrics;
 use halny_types::Tick;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::job::Sink;
@@ -31,7 +32,9 @@ pub struct LaneLimits {
 /// One language model's queue, scheduler and thread. Dropping it lets the thread end when what it had
 /// accepted is answered or abandoned.
 pub struct Lane {
-    commands: Sender<(Request, Outlet)>,
+    /// `None` once the lane is closed.
+    commands: Mutex<Option<Sender<(Request, Outlet)>>>,
+    ended: watch::Receiver<bool>,
     shared: Arc<Shared>,
     model: Arc<dyn LanguageModel>,
     context: usize,
@@ -170,6 +173,7 @@ impl Lane {
         let scheduler = Scheduler::new(Arc::clone(&model), decoder.limits(), limits.settings);
         let context = scheduler.context();
         let books = Arc::clone(&shared);
+        let (end, ended) = watch::channel(false);
         std::thread::Builder::new().name(format!("generate {name}")).spawn(move || {
             prepare();
             let ran = catch_unwind(AssertUnwindSafe(|| serve(scheduler, decoder.as_mut(), &requests, &books)));
@@ -178,8 +182,24 @@ impl Lane {
                 books.closed.store(true, Ordering::Release);
                 tracing::error!("a generation thread ended in a panic; its model has to be loaded again");
             }
+            // The device's memory is given back before anyone is told.
+            drop(decoder);
+            let _ = end.send(true);
         })?;
-        Ok(Lane { commands, shared, model, context, limits })
+        Ok(Lane { commands: Mutex::new(Some(commands)), ended, shared, model, context, limits })
+    }
+
+    /// Takes nothing more. What was accepted is answered.
+    pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.commands.lock().take();
+    }
+
+    /// Returns when the lane is closed, what it had accepted is answered, and its device's memory is
+    /// given back.
+    pub async fn drained(&self) {
+        // An error means that the thread is gone, which is what is waited for.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
     /// What never changes about the model.
@@ -245,8 +265,8 @@ impl Lane {
         let outlet =
             Outlet { events: sender, arrived: request.context.arrived, shared: Arc::clone(&self.shared), ended: false };
         self.shared.books.lock().sent += 1;
-        self.commands.send((request, outlet)).map_err(|_| counted(GenerationError::Closed))?;
-        Ok(Generation { events })
+        let sent = self.commands.lock().as_ref().is_some_and(|commands| commands.send((request, outlet)).is_ok());
+        if sent { Ok(Generation { events }) } else { Err(counted(GenerationError::Closed)) }
     }
 }
 

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use halny_cpu_pool::CpuPool;
+use halny_engine_llama::LlamaEngine;
 use halny_engine_onnx::{OnnxEngine, Options};
 use halny_gateway::{Limits, Listener, LiveLimits, Shared, admin_router, data_router, serve};
-use halny_residency::{Applied, Places, Residency};
+use halny_residency::{Applied, Engines, Places, Residency};
 use halny_telemetry::{LogFormat, Metrics};
 use halny_types::Tick;
 use halny_types::project::{Checked, CpuThreads, Project, diff};
@@ -49,7 +50,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<()> {
         Log::Human => LogFormat::Human,
         Log::Json => LogFormat::Json,
     };
-    halny_telemetry::log::init(format, "info,ort=warn");
+    halny_telemetry::log::init(format, "info,ort=warn,llama-cpp-2=warn");
     let file = ProjectFile::read(&args.project)?;
     let checked = file.check()?;
     raise_file_limit();
@@ -120,9 +121,10 @@ fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyh
     let engine = OnnxEngine::open(Options { library, cache: Some(cache.to_path_buf()), ..Options::default() })?;
     let threads = NonZeroUsize::new(project.server.cpu_threads.resolve()).unwrap_or(NonZeroUsize::MIN);
     let metrics = Metrics::new();
+    let engines = Engines { graphs: Arc::new(engine), languages: Arc::new(LlamaEngine) };
     let places = Places { project: file.folder.clone(), cache: cache.to_path_buf() };
     Ok(Shared {
-        residency: Residency::new(Arc::new(engine), places, metrics.clone()),
+        residency: Residency::new(engines, places, metrics.clone()),
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
             .context("the CPU pool could not be started")?,
         metrics,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use halny_batching::Refusal;
+use halny_chat::ChatError;
 use halny_engine::EngineError;
+use halny_generation::refusal::GenerationError;
 use halny_registry::RegistryError;
 use halny_tasks::TaskError;
 use halny_types::{Blame, Fault, ModelName};
@@ -37,6 +39,17 @@ pub enum LoadCause {
     /// The model's files do not do what the task needs.
     #[error("{0}")]
     Task(#[from] TaskError),
+    /// The chat template cannot be used.
+    #[error("its chat template: {0}")]
+    Template(#[from] ChatError),
+    /// A file that the project names beside the model cannot be read.
+    #[error("{file} cannot be read: {error}")]
+    File {
+        /// The file, as the project names it.
+        file: String,
+        /// What the operating system said.
+        error: std::io::Error,
+    },
     /// The model has no file for a precision that a profile asks for.
     #[error("profile {profile} wants {precision} weights, the source has none; add the file or change `precision`")]
     NoWeights {
@@ -105,6 +118,9 @@ pub enum RunError {
     /// Every profile's lane refused it; this is what the first one said.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// It is not written, and why.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// There is nothing to run it on.
     #[error(transparent)]
     Residency(#[from] ResidencyError),
@@ -117,6 +133,7 @@ impl Blame for RunError {
     fn fault(&self) -> Fault {
         match self {
             RunError::Refused(refusal) => refusal.fault(),
+            RunError::Generation(error) => error.fault(),
             RunError::Residency(error) => error.fault(),
             RunError::Late => Fault::Late,
         }

@@ -16,16 +16,21 @@
 //! seconds to minutes, and requests to other models must not notice.
 
 mod error;
+mod inference;
 mod load;
+mod load_writing;
 mod model;
 mod residency;
 mod runner;
 mod state;
 mod warm_ups;
+mod writing;
 
 pub use error::{LoadCause, LoadError, ResidencyError, RunError};
-pub use load::Places;
-pub use model::{Answers, LoadedModel, LoadedProfile};
+pub use load::{Engines, Places};
+pub use model::{LoadedModel, ProfileCard, Work};
+pub use inference::{Answers, Inference, LoadedProfile};
 pub use residency::{Applied, Residency};
 pub use runner::ModelRunner;
 pub use state::{ModelState, ModelStatus};
+pub use writing::{Chat, Writing, WritingProfile};

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use halny_batching::{Lane, LaneLimits};
-use halny_engine::{Device, Engine, LoadPhase, LoadSpec, Loaded};
+use halny_engine::{Device, Engine, LanguageEngine, LoadPhase, LoadSpec, Loaded};
 use halny_registry::{FileFilter, ModelFolder, OpenOptions, SourceRef, progress::Bars};
 use halny_tasks::Task;
 use halny_telemetry::{LaneLabels, Metrics};
-use halny_types::project::{CpuThreads, Model, Profile};
+use halny_types::project::{CpuThreads, Model, Profile, TaskKind};
 use halny_types::{ModelVersion, Tick};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::LoadCause;
 use crate::warm_ups::WarmUps;
-use crate::{LoadedModel, LoadedProfile, ModelRunner};
+use crate::{Inference, LoadedModel, LoadedProfile, ModelRunner, Work};
 
 /// Folders of this host that loading uses.
 #[derive(Clone, Debug)]
@@ -26,10 +26,19 @@ pub struct Places {
     pub cache: PathBuf,
 }
 
+/// What loads models.
+#[derive(Clone)]
+pub struct Engines {
+    /// For graphs.
+    pub graphs: Arc<dyn Engine>,
+    /// For language models.
+    pub languages: Arc<dyn LanguageEngine>,
+}
+
 /// Everything loading needs that is not in the model's own entry.
 #[derive(Clone)]
 pub(crate) struct Loader {
-    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) engines: Engines,
     pub(crate) places: Places,
     pub(crate) metrics: Metrics,
 }
@@ -46,10 +55,10 @@ const WARM_UP_ON_DEVICE: Duration = Duration::from_secs(60);
 
 /// Where the time of loading a model went.
 #[derive(Default)]
-struct Phases(Vec<LoadPhase>);
+pub(crate) struct Phases(pub(crate) Vec<LoadPhase>);
 
 impl Phases {
-    fn add(&mut self, name: &'static str, began: Tick, warm: bool) {
+    pub(crate) fn add(&mut self, name: &'static str, began: Tick, warm: bool) {
         self.0.push(LoadPhase { name, took: began.until(Tick::now()), warm });
     }
 
@@ -78,14 +87,38 @@ impl Loader {
         if current == Some(folder.version) {
             return Ok(None);
         }
-        let load = move || self.load(&config, &folder, &wanted, fetch_took, &called_off);
+        let load = move || {
+            let mut phases = Phases::default();
+            phases.0.push(LoadPhase { name: "fetch", took: fetch_took, warm: false });
+            let (work, engine) = if config.task == TaskKind::Generate {
+                let writing = self.load_writing(&config, &folder, &wanted, &called_off, &mut phases)?;
+                (Work::Writing(Arc::new(writing)), self.engines.languages.describe())
+            } else {
+                let inference = self.load_inference(&config, &folder, &wanted, &called_off, &mut phases)?;
+                (Work::Inference(Arc::new(inference)), self.engines.graphs.describe())
+            };
+            self.tell(&config, folder.version, &phases);
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            Ok(LoadedModel {
+                name: config.name.clone(),
+                version: folder.version,
+                engine,
+                ready_at_unix: since.map_or(0, |since| since.as_secs()),
+                work,
+                config,
+            })
+        };
         tokio::task::spawn_blocking(load).await.map_err(|error| LoadCause::Start(error.to_string()))?.map(Some)
     }
 
     /// Fetches and checks the model's files.
     async fn fetch(&self, config: &Model) -> Result<(ModelFolder, FileFilter), LoadCause> {
         let source = self.source(config)?;
-        let wanted = FileFilter::onnx(config.profiles.iter().map(|profile| profile.precision));
+        let wanted = match (config.task, config.generate.as_ref().and_then(|options| options.file.as_deref())) {
+            (TaskKind::Generate, Some(file)) => FileFilter::gguf_file(file),
+            (TaskKind::Generate, None) => FileFilter::gguf(),
+            _ => FileFilter::onnx(config.profiles.iter().map(|profile| profile.precision)),
+        };
         let options = OpenOptions::from_env(&self.places.cache);
         let folder = halny_registry::open(&source, &options).fetch(&wanted, &Bars::new()).await?;
         Ok((folder, wanted))
@@ -99,17 +132,30 @@ impl Loader {
         })
     }
 
+    /// Says where the time went.
+    fn tell(&self, config: &Model, version: ModelVersion, phases: &Phases) {
+        for phase in &phases.0 {
+            self.metrics.models().phase(config.name.as_str(), phase.name, phase.warm, phase.took);
+        }
+        let total: Duration = phases.0.iter().map(|phase| phase.took).sum();
+        tracing::info!(
+            model = %config.name,
+            version = version.short(),
+            took_ms = u64::try_from(total.as_millis()).unwrap_or(u64::MAX),
+            phases = phases.describe(),
+            "model is ready"
+        );
+    }
+
     /// Loads every profile of a fetched model and warms it up. Blocks for seconds to minutes.
-    fn load(
+    fn load_inference(
         &self,
         config: &Model,
         folder: &ModelFolder,
         wanted: &FileFilter,
-        fetch_took: Duration,
         called_off: &CancellationToken,
-    ) -> Result<LoadedModel, LoadCause> {
-        let mut phases = Phases::default();
-        phases.0.push(LoadPhase { name: "fetch", took: fetch_took, warm: false });
+        phases: &mut Phases,
+    ) -> Result<Inference, LoadCause> {
         let version = folder.version;
         let mut task: Option<Arc<Task>> = None;
         let mut signature = None;
@@ -123,7 +169,8 @@ impl Loader {
                 precision: profile.precision.as_str(),
             })?;
             let loaded = self
-                .engine
+                .engines
+            .graphs
                 .load(&self.spec(profile, graph, version)?)
                 .map_err(|error| LoadCause::Engine { profile: profile.name.to_string(), error })?;
             phases.0.extend(loaded.phases.iter().cloned());
@@ -136,37 +183,17 @@ impl Loader {
             phases.add("task", began, false);
             signature.get_or_insert_with(|| loaded.signature.clone());
             task.get_or_insert_with(|| Arc::clone(&opened));
-            profiles.push(self.start_lane(config, profile, version, loaded, &opened, &mut phases)?);
+            profiles.push(self.start_lane(config, profile, version, loaded, &opened, phases)?);
         }
         let (Some(task), Some(signature)) = (task, signature) else {
             return Err(LoadCause::Start("it has no profile".to_owned()));
         };
-        for phase in &phases.0 {
-            self.metrics.models().phase(config.name.as_str(), phase.name, phase.warm, phase.took);
-        }
-        let total: Duration = phases.0.iter().map(|phase| phase.took).sum();
-        tracing::info!(
-            model = %config.name,
-            version = version.short(),
-            took_ms = u64::try_from(total.as_millis()).unwrap_or(u64::MAX),
-            phases = phases.describe(),
-            "model is ready"
-        );
-        Ok(LoadedModel {
-            name: config.name.clone(),
-            version,
-            task,
-            signature,
-            engine: self.engine.describe(),
-            ready_at_unix: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-            profiles,
-            config: config.clone(),
-        })
+        Ok(Inference { name: config.name.clone(), version, task, signature, profiles })
     }
 
     fn spec(&self, profile: &Profile, graph: PathBuf, version: ModelVersion) -> Result<LoadSpec, LoadCause> {
         let device: Device = profile.device.parse().map_err(LoadCause::Start)?;
-        let (instances, threads) = share_cores(profile, device, &self.engine.devices());
+        let (instances, threads) = share_cores(profile, device, &self.engines.graphs.devices());
         let file = graph.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(LoadSpec {
             graph,
@@ -195,10 +222,10 @@ impl Loader {
         let mut seen = Vec::new();
         let on_cpu = loaded.choice.device == Device::Cpu;
         let device = loaded.choice.device;
-        let (_, threads) = share_cores(profile, device, &self.engine.devices());
+        let (_, threads) = share_cores(profile, device, &self.engines.graphs.devices());
         let memory = WarmUps::of(
             &self.places.cache,
-            &format!("{version}/{}/{device}/{threads}/{}", profile.precision.as_str(), self.engine.describe()),
+            &format!("{version}/{}/{device}/{threads}/{}", profile.precision.as_str(), self.engines.graphs.describe()),
         );
         let remembered = if on_cpu { memory.recall() } else { Vec::new() };
         let budget = match (on_cpu, remembered.is_empty()) {
@@ -281,7 +308,7 @@ fn share_cores(profile: &Profile, device: Device, available: &[Device]) -> (usiz
 /// On a machine whose processors are the device, a batch would hold up everything that keeps
 /// clients answered for as long as the scheduler's slice lasts. Threads that compute step back:
 /// the network's, which need microseconds at a time, go first.
-fn yield_to_the_network() {
+pub(crate) fn yield_to_the_network() {
     let raised = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 5);
     if let Err(error) = raised {
         tracing::debug!(%error, "the priority of a device thread stays as it is");

@@ -1,174 +1,137 @@
-//! A model that is ready, and how a request runs on it.
+//! A model that is ready, whatever it does.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
-use halny_batching::{Claim, Lane, Load, Pending, Refusal};
-use halny_engine::{Choice, Signature};
-use halny_tasks::{Answer, Item, Task};
-use halny_telemetry::{LaneLabels, Metrics};
-use halny_types::project::Model;
-use halny_types::{ModelName, ModelVersion, RequestContext};
+use halny_types::project::{Model, TaskKind};
+use halny_types::{ModelName, ModelVersion};
 
-use crate::{ModelRunner, ResidencyError, RunError};
+use crate::{Inference, ResidencyError, Writing};
 
-/// The outcomes of a request's items, in order.
-pub type Answers = Vec<halny_batching::pending::Outcome<Answer>>;
-
-/// A model that is loaded and warm. Holding it keeps it loaded.
+/// A model that is loaded and warm.
 pub struct LoadedModel {
     /// The name clients ask for.
     pub name: ModelName,
     /// The digest of its files.
     pub version: ModelVersion,
-    /// What it does: from values to items, from tensors to answers.
-    pub task: Arc<Task>,
-    /// The inputs and outputs of its graph.
-    pub signature: Signature,
     /// The engine and its version.
     pub engine: String,
     /// When it became ready, in seconds since 1970.
     pub ready_at_unix: u64,
-    /// The ways to run it, in the project file's order, which is the order of preference. Never
-    /// empty.
-    pub profiles: Vec<LoadedProfile>,
+    /// How requests run on it.
+    pub work: Work,
     /// The project file's entry that it was loaded as.
     pub(crate) config: Model,
 }
 
-/// One way to run a loaded model.
-pub struct LoadedProfile {
-    /// Its name.
-    pub name: String,
-    /// The device it runs on, and why that one.
-    pub choice: Choice,
-    /// The number format of its weights.
-    pub precision: &'static str,
-    /// The time a request has unless it asks for less.
-    pub deadline: Duration,
-    /// Memory it takes on its device.
-    pub memory_bytes: u64,
-    pub(crate) lane: Lane<ModelRunner>,
-    pub(crate) labels: LaneLabels,
-    pub(crate) metrics: Metrics,
+/// How requests run on a model. Holding either keeps the model loaded.
+#[derive(Clone)]
+pub enum Work {
+    /// Tensors in, tensors out, in batches.
+    Inference(Arc<Inference>),
+    /// Text that is written token by token, in steps.
+    Writing(Arc<Writing>),
 }
 
-impl Drop for LoadedProfile {
-    fn drop(&mut self) {
-        // The same labels may belong to the lane that replaced this one.
-        if self.metrics.forget_lane(&self.labels) {
-            self.metrics.models().unloaded(&self.labels);
-        }
-    }
+/// What is told of a profile, whatever runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileCard<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The device it runs on.
+    pub device: String,
+    /// The number format of its weights.
+    pub precision: &'a str,
 }
 
 impl LoadedModel {
-    /// The time a request has unless it asks for less: that of the profile it names, else the most
-    /// patient one's, which may be the one that takes it. A name that no profile has counts as none;
-    /// [`LoadedModel::admit`] refuses it.
+    /// What it does.
     #[must_use]
-    pub fn deadline(&self, profile: Option<&str>) -> Duration {
-        let eligible = self.named(profile).unwrap_or(&self.profiles);
-        eligible.iter().map(|profile| profile.deadline).max().unwrap_or_default()
+    pub fn kind(&self) -> TaskKind {
+        self.config.task
     }
 
-    /// Refuses a request that has no chance, before anyone decodes or tokenises for it.
-    ///
-    /// # Errors
-    /// What the first profile's lane says, when all refuse; or the first that can be hoped for.
-    pub fn admit(&self, context: &RequestContext, profile: Option<&str>) -> Result<(), RunError> {
-        let claim = claim(context);
-        let mut refused: Option<(_, Refusal)> = None;
-        for profile in self.named(profile)? {
-            match profile.lane.would_refuse(&claim) {
-                None => return Ok(()),
-                Some(refusal) if refused.as_ref().is_none_or(|(_, before)| says_more(&refusal, before)) => {
-                    refused = Some((&profile.lane, refusal));
+    /// What runs its tensors, where it is a model of tensors.
+    #[must_use]
+    pub fn inference(&self) -> Option<&Arc<Inference>> {
+        match &self.work {
+            Work::Inference(inference) => Some(inference),
+            Work::Writing(_) => None,
+        }
+    }
+
+    /// What writes, where it is a language model.
+    #[must_use]
+    pub fn writing(&self) -> Option<&Arc<Writing>> {
+        match &self.work {
+            Work::Writing(writing) => Some(writing),
+            Work::Inference(_) => None,
+        }
+    }
+
+    /// The ways to run it.
+    #[must_use]
+    pub fn profiles(&self) -> Vec<ProfileCard<'_>> {
+        match &self.work {
+            Work::Inference(inference) => inference
+                .profiles
+                .iter()
+                .map(|profile| ProfileCard {
+                    name: &profile.name,
+                    device: profile.choice.device.to_string(),
+                    precision: profile.precision,
+                })
+                .collect(),
+            Work::Writing(writing) => writing
+                .profiles
+                .iter()
+                .map(|profile| ProfileCard {
+                    name: &profile.name,
+                    device: profile.choice.device.to_string(),
+                    precision: &writing.model.card().quantisation,
+                })
+                .collect(),
+        }
+    }
+
+    /// Whether a request still holds it.
+    pub(crate) fn is_held(&self) -> bool {
+        match &self.work {
+            Work::Inference(inference) => Arc::strong_count(inference) > 1,
+            Work::Writing(writing) => Arc::strong_count(writing) > 1,
+        }
+    }
+
+    /// Takes nothing more, and returns when its threads have ended.
+    pub(crate) async fn close(&self) {
+        match &self.work {
+            Work::Inference(inference) => {
+                for profile in &inference.profiles {
+                    profile.lane.close();
+                    profile.lane.drained().await;
                 }
-                Some(_) => {}
+            }
+            Work::Writing(writing) => {
+                for profile in &writing.profiles {
+                    profile.lane.close();
+                    profile.lane.drained().await;
+                }
             }
         }
-        let Some((lane, refusal)) = refused else { return Ok(()) };
-        lane.count_refusal(&refusal);
-        Err(refusal.into())
-    }
-
-    /// Runs the items, each in whatever batch suits it, and gives their outcomes in order.
-    ///
-    /// Dropping the future tells the lane that nobody waits any more.
-    ///
-    /// # Errors
-    /// [`RunError`] when the request was refused whole or its deadline passed.
-    pub async fn run(
-        &self,
-        context: &RequestContext,
-        items: Vec<Item>,
-        profile: Option<&str>,
-    ) -> Result<Answers, RunError> {
-        let pending = self.submit(&claim(context), items, profile)?;
-        match context.deadline.to_instant() {
-            None => Ok(pending.await),
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), pending).await.map_err(|_| RunError::Late),
-        }
-    }
-
-    /// Submits to the first profile that takes the request: the order in the project file is the
-    /// order of preference, and a later profile is where a full one's overflow goes.
-    fn submit(&self, claim: &Claim, items: Vec<Item>, profile: Option<&str>) -> Result<Pending<Answer>, RunError> {
-        let with_load = |item: Item| {
-            let load = load_of(&item);
-            (item, load)
-        };
-        let mut items: Vec<(Item, Load)> = items.into_iter().map(with_load).collect();
-        let mut refused: Option<Refusal> = None;
-        for profile in self.named(profile)? {
-            match profile.lane.submit(claim, items) {
-                Ok(pending) => return Ok(pending),
-                Err((refusal, back)) => {
-                    items = back;
-                    if refused.as_ref().is_none_or(|before| says_more(&refusal, before)) {
-                        refused = Some(refusal);
-                    }
-                }
-            }
-        }
-        Err(refused.unwrap_or(Refusal::Closed).into())
-    }
-
-    /// The profile of that name, or all of them.
-    fn named(&self, wanted: Option<&str>) -> Result<&[LoadedProfile], ResidencyError> {
-        let Some(wanted) = wanted else { return Ok(&self.profiles) };
-        let place = self.profiles.iter().position(|profile| profile.name == wanted);
-        place.and_then(|place| self.profiles.get(place..=place)).ok_or_else(|| ResidencyError::NoProfile {
-            model: self.name.to_string(),
-            profile: crate::residency::shortened(wanted),
-            known: self.profiles.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", "),
-        })
     }
 }
 
-/// Of several profiles' refusals the first stands, unless a later one says when to come back: that
-/// the request never fits the small profile is no news to who may wait for the large one.
-fn says_more(refusal: &Refusal, before: &Refusal) -> bool {
-    refusal.is_passing() && !before.is_passing()
-}
-
-fn claim(context: &RequestContext) -> Claim {
-    Claim {
-        tenant: context.tenant.clone(),
-        weight: NonZeroU32::MIN,
-        priority: context.priority,
-        deadline: context.deadline,
-    }
-}
-
-fn load_of(item: &Item) -> Load {
-    Load {
-        length: item.length(),
-        rows: item.rows(),
-        bytes: item.bytes(),
-        group: item.group(),
-        batchable: item.is_batchable(),
-    }
+/// The profile of that name, or all of them.
+pub(crate) fn named<'a, P>(
+    model: &ModelName,
+    profiles: &'a [P],
+    name: impl Fn(&P) -> &str,
+    wanted: Option<&str>,
+) -> Result<&'a [P], ResidencyError> {
+    let Some(wanted) = wanted else { return Ok(profiles) };
+    let place = profiles.iter().position(|profile| name(profile) == wanted);
+    place.and_then(|place| profiles.get(place..=place)).ok_or_else(|| ResidencyError::NoProfile {
+        model: model.to_string(),
+        profile: crate::residency::shortened(wanted),
+        known: profiles.iter().map(&name).collect::<Vec<_>>().join(", "),
+    })
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use halny_engine::Engine;
 use halny_telemetry::Metrics;
 use halny_types::ModelName;
 use halny_types::project::Project;
@@ -16,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::LoadCause;
-use crate::load::Loader;
+use crate::load::{Engines, Loader};
 use crate::state::Slot;
 use crate::{LoadError, LoadedModel, ModelState, ModelStatus, Places, ResidencyError};
 
@@ -58,9 +57,9 @@ pub struct Applied {
 impl Residency {
     /// Nothing loaded yet.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, places: Places, metrics: Metrics) -> Residency {
+    pub fn new(engines: Engines, places: Places, metrics: Metrics) -> Residency {
         let inner = Inner {
-            loader: Loader { engine, places, metrics },
+            loader: Loader { engines, places, metrics },
             slots: Mutex::default(),
             ready: ArcSwap::default(),
             turn: Arc::default(),
@@ -325,13 +324,10 @@ impl Residency {
         Some(self.inner.tasks.spawn(async move {
             // Requests hold the model while they run, so there is no event to wait for but theirs:
             // the count is looked at again until it says that this is the last holder.
-            while Arc::strong_count(&model) > 1 {
+            while Arc::strong_count(&model) > 1 || model.is_held() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            for profile in &model.profiles {
-                profile.lane.close();
-                profile.lane.drained().await;
-            }
+            model.close().await;
         }))
     }
 }

@@ -22,9 +22,9 @@ const PARSE_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// The model in the path, and its version where that is named.
 #[derive(Debug, Deserialize)]
 pub(super) struct Target {
-    model: String,
+    pub(super) model: String,
     #[serde(default)]
-    version: String,
+    pub(super) version: String,
 }
 
 fn answer(result: Result<Response, ApiError>) -> Response {
@@ -66,12 +66,12 @@ pub(super) async fn model_config(State(shared): State<Shared>, Named(target): Na
 
 fn of_model(shared: &Shared, target: &Target, tell: impl Fn(&LoadedModel) -> Value) -> Result<Response, ApiError> {
     let model = shared.model(&target.model)?;
-    check_version(&model, &target.version)?;
+    check_version(&model.name, &model.version, &target.version)?;
     Ok(axum::Json(tell(&model)).into_response())
 }
 
 fn metadata(model: &LoadedModel) -> Value {
-    let ports = Ports::of(model);
+    let ports = Ports::of_model(model);
     let one = |port: &PortView| json!({ "name": port.name, "datatype": port.datatype.name(), "shape": port.shape });
     json!({
         "name": model.name.as_str(),
@@ -84,7 +84,7 @@ fn metadata(model: &LoadedModel) -> Value {
 
 /// As Triton writes it. A batch size of 0 says that `dims` hold the batch dimension too.
 fn config(model: &LoadedModel) -> Value {
-    let ports = Ports::of(model);
+    let ports = Ports::of_model(model);
     let one =
         |port: &PortView| json!({ "name": port.name, "data_type": triton_name(port.datatype), "dims": port.shape });
     json!({

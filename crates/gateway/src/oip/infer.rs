@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use halny_engine::Tensor;
-use halny_residency::LoadedModel;
+use halny_residency::Inference;
 use halny_tasks::{Answer, Item, Task};
 use halny_types::project::TaskKind;
 use halny_types::{Fault, Tick};
@@ -81,7 +81,7 @@ pub(super) async fn infer(
         &ask.model,
         &[TaskKind::Tensor, TaskKind::Embed, TaskKind::ClassifyText, TaskKind::ClassifyImage],
     )?;
-    check_version(&model, &ask.version)?;
+    check_version(&model.name, &model.version, &ask.version)?;
     parameters::check_request(&ask.parameters)?;
     let ports = Ports::of(&model);
     let picks = picks(&ports, ask.outputs, ask.binary)?;
@@ -138,7 +138,7 @@ fn picks(ports: &Ports, wanted: Vec<Wanted>, binary: bool) -> Result<Vec<Pick>, 
 
 async fn tensor_item(
     shared: &Shared,
-    model: &LoadedModel,
+    model: &Inference,
     ports: &Ports,
     inputs: Vec<(Given, Vec<usize>)>,
 ) -> Result<Item, ApiError> {

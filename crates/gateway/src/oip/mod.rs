@@ -19,6 +19,7 @@
 mod codec;
 mod elements;
 mod envelope;
+mod generate;
 mod grpc;
 mod http;
 mod infer;
@@ -45,7 +46,7 @@ const SERVER_NAME: &str = "halny";
 /// Its version.
 const SERVER_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What it has beyond the protocol, in Triton's words.
-const EXTENSIONS: [&str; 3] = ["binary_tensor_data", "model_configuration", "parameters"];
+const EXTENSIONS: [&str; 4] = ["binary_tensor_data", "generate", "model_configuration", "parameters"];
 
 /// What clients reach over HTTP.
 pub fn http_routes() -> Router<Shared> {
@@ -58,7 +59,9 @@ pub fn http_routes() -> Router<Shared> {
             .route(path, get(http::model))
             .route(&format!("{path}/ready"), get(http::model_ready))
             .route(&format!("{path}/config"), get(http::model_config))
-            .route(&format!("{path}/infer"), post(http::infer));
+            .route(&format!("{path}/infer"), post(http::infer))
+            .route(&format!("{path}/generate"), post(generate::generate))
+            .route(&format!("{path}/generate_stream"), post(generate::generate_stream));
     }
     router
 }

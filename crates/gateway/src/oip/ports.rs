@@ -1,7 +1,8 @@
 //! What a model takes and gives, as the protocol names it.
 
 use halny_engine::{ElementType, Port};
-use halny_residency::LoadedModel;
+use halny_residency::{Inference, LoadedModel};
+use halny_types::{ModelName, ModelVersion};
 use halny_types::Fault;
 use halny_types::project::TaskKind;
 
@@ -49,7 +50,7 @@ pub(super) struct Ports {
 impl Ports {
     /// The graph's own for `tensor` (and for `rerank`, which this protocol does not reach); for the
     /// other tasks texts or images in, and vectors or scores out.
-    pub(super) fn of(model: &LoadedModel) -> Ports {
+    pub(super) fn of(model: &Inference) -> Ports {
         let task = &model.task;
         let length = |known: Option<usize>| known.and_then(|known| i64::try_from(known).ok()).unwrap_or(-1);
         let strings = |name: &str| PortView { name: name.to_owned(), datatype: Datatype::Bytes, shape: vec![-1] };
@@ -62,7 +63,7 @@ impl Ports {
             TaskKind::Embed => (strings("text"), singles("embedding", task.dimensions())),
             TaskKind::ClassifyText => (strings("text"), singles("scores", Some(task.labels().len()))),
             TaskKind::ClassifyImage => (strings("image"), singles("scores", Some(task.labels().len()))),
-            TaskKind::Tensor | TaskKind::Rerank => {
+            TaskKind::Tensor | TaskKind::Rerank | TaskKind::Generate => {
                 let view = |port: &Port| PortView {
                     name: port.name.clone(),
                     datatype: Datatype::Number(port.element),
@@ -76,6 +77,16 @@ impl Ports {
             }
         };
         Ports { inputs: vec![input], outputs: vec![output] }
+    }
+
+    /// Those of a tensor model; a language model takes a text and gives one, by the protocol's
+    /// `generate` extension.
+    pub(super) fn of_model(model: &LoadedModel) -> Ports {
+        if let Some(inference) = model.inference() {
+            return Ports::of(inference);
+        }
+        let text = |name: &str| PortView { name: name.to_owned(), datatype: Datatype::Bytes, shape: vec![1] };
+        Ports { inputs: vec![text("text_input")], outputs: vec![text("text_output")] }
     }
 
     /// The inputs of a request in the model's order, each with its shape.
@@ -165,12 +176,12 @@ pub(super) fn backend(model: &LoadedModel) -> &str {
 ///
 /// # Errors
 /// Which version is served.
-pub(super) fn check_version(model: &LoadedModel, asked: &str) -> Result<(), ApiError> {
-    let served = model.version.to_string();
-    if asked.is_empty() || asked == served || asked == model.version.short() {
+pub(super) fn check_version(name: &ModelName, version: &ModelVersion, asked: &str) -> Result<(), ApiError> {
+    let served = version.to_string();
+    if asked.is_empty() || asked == served || asked == version.short() {
         return Ok(());
     }
-    let (name, asked) = (model.name.as_str(), shown(asked));
+    let (name, asked) = (name.as_str(), shown(asked));
     let text = format!("the model {name:?} has no version {asked} here; {served} is served: name that one or none");
     Err(ApiError::new(Fault::Missing, text).with_param("version"))
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use halny_residency::LoadedModel;
+use halny_residency::{LoadedModel, Work};
 use serde_json::{Value, json};
 
 use crate::Shared;
@@ -26,22 +26,37 @@ pub(crate) async fn model(State(shared): State<Shared>, Named(name): Named<Strin
 /// OpenAI's fields, and what Halny knows beyond them: the version, the task, the profiles.
 fn describe(model: &LoadedModel) -> Value {
     let profiles: Vec<Value> = model
-        .profiles
+        .profiles()
         .iter()
-        .map(|profile| {
-            json!({ "name": profile.name, "device": profile.choice.device.to_string(), "precision": profile.precision })
-        })
+        .map(|profile| json!({ "name": profile.name, "device": profile.device, "precision": profile.precision }))
         .collect();
-    json!({
+    let mut described = json!({
         "id": model.name.as_str(),
         "object": "model",
         "created": model.ready_at_unix,
         "owned_by": "halny",
         "version": model.version.to_string(),
-        "task": model.task.kind().as_str(),
-        "dimensions": model.task.dimensions(),
-        "max_tokens": model.task.max_tokens(),
-        "labels": model.task.labels(),
+        "task": model.kind().as_str(),
         "profiles": profiles,
-    })
+    });
+    let more = match &model.work {
+        Work::Inference(inference) => json!({
+            "dimensions": inference.task.dimensions(),
+            "max_tokens": inference.task.max_tokens(),
+            "labels": inference.task.labels(),
+        }),
+        // `max_model_len` is vLLM's name, which clients of language models look for.
+        Work::Writing(writing) => json!({
+            "max_tokens": writing.context(None),
+            "max_model_len": writing.context(None),
+            "vocabulary": writing.model.card().vocabulary,
+            "parameters": writing.model.card().parameters,
+            "chat": writing.chat.is_some(),
+            "adapters": writing.adapters,
+        }),
+    };
+    if let (Value::Object(described), Value::Object(more)) = (&mut described, more) {
+        described.extend(more);
+    }
+    described
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use halny_engine::testsuite::{FakeEngine, doubling_signature};
 use halny_engine::{EngineError, Tensor};
 use halny_engine_onnx::testgraph;
-use halny_residency::{Places, Residency, RunError};
+use halny_engine::testsuite::decoder::FakeLanguageEngine;
+use halny_residency::{Engines, Places, Residency, RunError};
 use halny_tasks::{Answer, Item};
 use halny_telemetry::Metrics;
 use halny_types::project::{Project, check};
@@ -26,7 +27,8 @@ pub(crate) fn rig(engine: FakeEngine) -> Rig {
     write_model(folder.path(), "b");
     let places = Places { project: folder.path().to_path_buf(), cache: folder.path().join("cache") };
     let metrics = Metrics::new();
-    Rig { residency: Residency::new(Arc::new(engine), places, metrics.clone()), metrics, folder }
+    let engines = Engines { graphs: Arc::new(engine), languages: Arc::new(FakeLanguageEngine) };
+    Rig { residency: Residency::new(engines, places, metrics.clone()), metrics, folder }
 }
 
 fn write_model(folder: &Path, name: &str) {
@@ -50,7 +52,7 @@ pub(crate) fn context() -> RequestContext {
 }
 
 pub(crate) async fn double(residency: &Residency, name: &str, value: f32) -> Result<f32, RunError> {
-    let model = residency.get(name)?;
+    let model = Arc::clone(residency.get(name)?.inference().unwrap());
     let outcomes = model.run(&context(), vec![item(&model.task, value)], None).await?;
     let Answer::Tensors(tensors) = &outcomes[0].as_ref().unwrap().answer else { panic!("tensors come out") };
     Ok(tensors[0].elements::<f32>().unwrap()[0])

@@ -189,18 +189,18 @@ fn check_model(model: &Value, pointer: &str, found: &mut Found) {
 fn check_generate(model: &Table<'_>, profiles: &[Value], found: &mut Found) {
     let task = model.read::<TaskKind>("task", found);
     let others = task.filter(|task| *task != TaskKind::Generate);
-    let mut refuse = |pointer: &str, task: TaskKind| {
+    let refuse = |pointer: &str, task: TaskKind, found: &mut Found| {
         let wrong = format!("a {:?} model writes no text, so these options mean nothing", task.as_str());
         found.value(pointer, wrong, "take them out, or write task = \"generate\"".to_owned());
     };
     if let Some(task) = others.filter(|_| model.written("generate").is_some()) {
-        refuse(&model.pointer("generate"), task);
+        refuse(&model.pointer("generate"), task, found);
     }
     for (at, profile) in profiles.iter().enumerate() {
         let Some(options) = profile.get("generate") else { continue };
         let pointer = format!("{}/{at}/generate", model.pointer("profiles"));
         if let Some(task) = others {
-            refuse(&pointer, task);
+            refuse(&pointer, task, found);
         }
         let options = Table { value: Some(options), defaults: &GENERATE_DEFAULTS, pointer: &pointer };
         let (running, step) =
