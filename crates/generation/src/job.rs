@@ -73,8 +73,8 @@ impl<S: Sink> Job<S> {
         let tokens = request.prompt.to_vec();
         let space = Space { tenant: request.context.tenant.clone(), adapter: request.adapter };
         let usage = Usage { prompt_tokens: tokens.len(), ..Usage::default() };
-        let sampler = Sampler::new(&request.sampling, &tokens);
-        let emitter = Emitter::new(request.stop.clone());
+        let sampler = Sampler::new(&request.sampling, &tokens, request.answer);
+        let emitter = Emitter::new(request.stop.clone(), request.include_stop);
         Job {
             order,
             request,
@@ -165,7 +165,7 @@ impl<S: Sink> Job<S> {
     }
 
     fn finish(&mut self, reason: FinishReason) -> Next {
-        let rest = if matches!(reason, FinishReason::StopString(_)) { String::new() } else { self.emitter.finish() };
+        let rest = if matches!(reason, FinishReason::StopString(_)) { String::new() } else { self.emitter.finish().text };
         self.send_text(rest);
         self.sink.send(Ok(Event::Finished(Finished { reason, usage: self.usage })));
         Next::Done

@@ -28,11 +28,14 @@
 //!
 //! Not llama.cpp's own server loop: its slots do not share prefixes, know no tenants and no deadlines.
 
-pub mod prefixes;
-pub mod fairness;
 pub mod budget;
+pub mod fairness;
+pub mod grammar;
 pub mod job;
 pub mod lane;
+pub mod prefixes;
 pub mod refusal;
 pub mod request;
+pub mod sampling;
 pub mod scheduler;
+pub mod text;

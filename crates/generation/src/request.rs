@@ -21,8 +21,12 @@ pub struct Request {
     pub max_tokens: usize,
     /// How a token is chosen.
     pub sampling: SamplingOptions,
+    /// Which of several answers to the same prompt this is: with a seed they differ by it.
+    pub answer: u64,
     /// Texts that end the answer.
     pub stop: StopStrings,
+    /// Whether the stop string that ends the answer is part of it.
+    pub include_stop: bool,
     /// Whether the model's own end of text is written on over, for measurements.
     pub ignore_end: bool,
     /// What the text has to look like.
