@@ -239,6 +239,12 @@ pub struct Grammar {
     ended: bool,
 }
 
+impl std::fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grammar").field("format", &self.format).field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
 impl Grammar {
     /// The tokens that may come next. The tokens that end a text are among them when it may end here,
     /// and alone when it must. None at all for a model without such tokens when the text must end:

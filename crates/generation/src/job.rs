@@ -133,7 +133,7 @@ impl<S: Sink> Job<S> {
         let token = picked.token;
         self.tokens.push(token);
         self.usage.written_tokens += 1;
-        if let Some(logprobs) = picked.logprobs {
+        if let Some(logprobs) = picked.logprob {
             self.written.push(Written { token, logprob: logprobs.chosen, top: logprobs.top });
         }
         if model.ends(token) && !self.request.ignore_end {

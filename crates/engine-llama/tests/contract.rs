@@ -1,0 +1,88 @@
+//! The contract of a decoder, kept by llama.cpp with a real model; and that its words are llama.cpp's own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::path::PathBuf;
+
+use halny_engine::testsuite::decoder::{contract, say};
+use halny_engine::{
+    AdapterSpec, CellFormat, Device, EngineError, LanguageEngine, LanguageSpec, LoadedLanguage, SequenceId, Specials,
+};
+use halny_engine_llama::LlamaEngine;
+
+fn gemma() -> PathBuf {
+    let cache = std::env::var_os("HALNY_CACHE").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/halny"));
+    let file = cache.join("models/gemma3-270m/model.gguf");
+    assert!(file.exists(), "{} is missing; `make models` fetches it", file.display());
+    file
+}
+
+fn spec() -> LanguageSpec {
+    LanguageSpec {
+        weights: gemma(),
+        device: Device::Cpu,
+        device_layers: None,
+        threads: 2,
+        cells: 512,
+        sequences: 8,
+        step_tokens: 64,
+        cell_format: CellFormat::F16,
+        flash_attention: None,
+        adapters: Vec::new(),
+    }
+}
+
+fn load(spec: &LanguageSpec) -> LoadedLanguage {
+    LlamaEngine.load(spec).unwrap()
+}
+
+#[test]
+fn gemma_keeps_the_contract() {
+    let mut loaded = load(&spec());
+    contract(loaded.model.as_ref(), loaded.decoder.as_mut());
+}
+
+#[test]
+fn smaller_cells_keep_the_contract_too() {
+    let mut loaded = load(&LanguageSpec { cell_format: CellFormat::Q8, ..spec() });
+    let prompt = loaded.model.tokenise("The capital of France is", Specials::AsText, true);
+    let said = say(loaded.decoder.as_mut(), SequenceId(0), &prompt, 0, 64, 2);
+    assert_eq!(loaded.model.piece(said[0]), b" Paris");
+}
+
+#[test]
+fn the_card_and_the_vocabulary_are_the_files_own() {
+    let loaded = load(&spec());
+    let card = loaded.model.card();
+    assert_eq!((card.architecture.as_str(), card.quantisation.as_str()), ("gemma3", "Q4_K_M"));
+    assert_eq!((card.vocabulary, card.context_trained), (262_144, 32_768));
+    assert_eq!(card.begin, Some((2, "<bos>".to_owned())));
+    let model = loaded.model.as_ref();
+    for text in ["Hello, world!", " two  spaces", "naïve café 日本語 🦀", "tabs\tand\nlines", "<eos>"] {
+        let tokens = model.tokenise(text, Specials::AsText, false);
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| model.piece(*token)).copied().collect();
+        assert_eq!(String::from_utf8(bytes).unwrap(), text);
+    }
+    let parsed = model.tokenise("<start_of_turn>user", Specials::Parsed, true);
+    assert_eq!(model.special(parsed[1]), Some("<start_of_turn>"));
+    assert!(model.tokenise("<start_of_turn>user", Specials::AsText, true).len() > parsed.len());
+    assert!(model.tokenise("", Specials::AsText, false).is_empty());
+    assert!(model.piece(u32::MAX).is_empty() && model.special(u32::MAX).is_none());
+    assert!(model.ends(card.end.as_ref().unwrap().0));
+}
+
+#[test]
+fn what_cannot_be_loaded_says_why() {
+    let refused = |spec: &LanguageSpec| match LlamaEngine.load(spec) {
+        Err(EngineError::Load(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    if !LlamaEngine.devices().contains(&Device::Cuda(0)) {
+        assert!(refused(&LanguageSpec { device: Device::Cuda(0), ..spec() }).contains("found no CUDA device"));
+    }
+    assert!(refused(&LanguageSpec { device: Device::TensorRt(0), ..spec() }).contains("TensorRT"));
+    let nothing = tempfile::NamedTempFile::new().unwrap();
+    assert!(refused(&LanguageSpec { weights: nothing.path().to_path_buf(), ..spec() }).contains("cannot load"));
+    let adapter = AdapterSpec { weights: nothing.path().to_path_buf(), scale: 1.0 };
+    assert!(refused(&LanguageSpec { adapters: vec![adapter], ..spec() }).contains("adapter 0"));
+}
