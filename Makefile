@@ -57,7 +57,7 @@ test-tools: ## The tests of the Python tools alone
 	$(PYTEST) tools/tests
 
 test-e2e: setup models ## The end-to-end tests alone
-	@$(SETUP) tests chromium
+	@$(SETUP) tests chromium node
 	cargo build --locked --package halny
 	HALNY_BIN=$(CARGO_TARGET_DIR)/debug/halny $(PYTEST) tests
 

@@ -14,6 +14,7 @@ from corpus import ensure_corpus
 from environment import ensure_group
 from llama_server import ensure_llama_server
 from models import ensure_models
+from node import ensure_node
 from places import SetupError, cache_lock, fail
 from runtime import ensure_runtime
 from system import ensure_build_tools, ensure_chromium, ensure_nextest
@@ -33,6 +34,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "corpus": ensure_corpus,
     "nextest": ensure_nextest,
     "chromium": ensure_chromium,
+    "node": ensure_node,
     "llama-server": ensure_llama_server,
 }
 #: Takes so long that other runs shall not wait for it; it holds a lock of its own.

@@ -29,6 +29,8 @@ _BUILD_LIBRARIES = {
         for name in ("libclang.so", "libclang-[0-9]*.so")
     )
 }
+#: The end-to-end tests' JavaScript.
+_NODE = {"node": "nodejs", "npm": "npm"}
 #: Version of the test runner to build where there is none.
 _NEXTEST_VERSION = "0.9.143"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -39,6 +41,12 @@ def ensure_build_tools() -> None:
     # Who sets LIBCLANG_PATH, as the crate that loads libclang reads it, has one in a place of their own.
     libraries = {} if os.environ.get("LIBCLANG_PATH") else _BUILD_LIBRARIES
     if missing := missing_commands(_BUILD_TOOLS) | missing_libraries(libraries):
+        apt_install(sorted(missing))
+
+
+def ensure_node_tools() -> None:
+    """Node.js and its package installer."""
+    if missing := missing_commands(_NODE):
         apt_install(sorted(missing))
 
 
