@@ -6,6 +6,14 @@ export HALNY_ONNXRUNTIME ?= $(HALNY_CACHE)/onnxruntime/1.32.0/libonnxruntime.so
 export CARGO_TARGET_DIR ?= $(HALNY_CACHE)/target
 export PYTHONDONTWRITEBYTECODE := 1
 
+# How llama.cpp is built inside its crate. One profile and one cache of compiled files, so that debug
+# and release builds of Halny compile it once.
+export LLAMA_LIB_PROFILE := Release
+export CMAKE_GENERATOR := Ninja
+export CMAKE_C_COMPILER_LAUNCHER := ccache
+export CMAKE_CXX_COMPILER_LAUNCHER := ccache
+export CCACHE_DIR ?= $(HALNY_CACHE)/ccache
+
 VENV := $(HALNY_CACHE)/venv
 PYTHON := $(VENV)/bin/python
 SETUP := python3 tools/setup
@@ -49,7 +57,7 @@ test-tools: ## The tests of the Python tools alone
 	$(PYTEST) tools/tests
 
 test-e2e: setup models ## The end-to-end tests alone
-	@$(SETUP) tests chromium
+	@$(SETUP) tests chromium node
 	cargo build --locked --package halny
 	HALNY_BIN=$(CARGO_TARGET_DIR)/debug/halny $(PYTEST) tests
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 from corpus import ensure_corpus
 from environment import ensure_group
+from llama_server import ensure_llama_server
 from models import ensure_models
+from node import ensure_node
 from places import SetupError, cache_lock, fail
 from runtime import ensure_runtime
 from system import ensure_build_tools, ensure_chromium, ensure_nextest
@@ -32,7 +34,11 @@ STEPS: dict[str, Callable[[], None]] = {
     "corpus": ensure_corpus,
     "nextest": ensure_nextest,
     "chromium": ensure_chromium,
+    "node": ensure_node,
+    "llama-server": ensure_llama_server,
 }
+#: Takes so long that other runs shall not wait for it; it holds a lock of its own.
+_LONG = ("llama-server",)
 
 
 def main(names: list[str]) -> int:
@@ -42,8 +48,8 @@ def main(names: list[str]) -> int:
         print(f"usage: python3 tools/setup STEP...; steps: {', '.join(STEPS)}", file=sys.stderr)
         return 2
     try:
-        with cache_lock():
-            for name in names:
+        for name in names:
+            with cache_lock(name if name in _LONG else "setup"):
                 STEPS[name]()
     except SetupError as error:
         return fail(error)

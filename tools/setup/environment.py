@@ -7,6 +7,7 @@ second call reads a few bytes and starts nothing.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -31,11 +32,23 @@ def ensure_group(group: str) -> None:
     replace_text(stamp, digest)
 
 
-def download_wheels(group: str, folder: Path) -> list[Path]:
-    """Downloads the wheels of a lock file, hashes checked, and what they depend on left out."""
-    lock = REQUIREMENTS / f"{group}.txt"
-    pip(VENV_PYTHON, "download", *_LOCKED, "--no-deps", "--requirement", str(lock), "--dest", str(folder))
-    return sorted(folder.glob("*.whl"))
+def download_wheels(group: str, packages: set[str], folder: Path) -> dict[str, Path]:
+    """Downloads some wheels of a lock file, hashes checked, and what they depend on left out; gives them by package."""
+    ensure_venv()
+    chosen = folder / f"{group}.txt"
+    chosen.write_text(locked(REQUIREMENTS / f"{group}.txt", packages), encoding="utf-8")
+    pip(VENV_PYTHON, "download", *_LOCKED, "--no-deps", "--requirement", str(chosen), "--dest", str(folder))
+    wheels = {path.name.partition("-")[0].lower(): path for path in folder.glob("*.whl")}
+    return {package: wheels[package.replace("-", "_")] for package in packages}
+
+
+def locked(lock: Path, packages: set[str]) -> str:
+    """The entries of a lock file for these packages; all of them must be there."""
+    entries = re.split(r"\n(?=\S)", lock.read_text(encoding="utf-8").strip())
+    by_package = {entry.partition("==")[0]: entry for entry in entries}
+    if unknown := packages - by_package.keys():
+        raise SetupError(f"{lock.name} does not name {', '.join(sorted(unknown))}")
+    return "".join(f"{by_package[package]}\n" for package in sorted(packages))
 
 
 def ensure_venv() -> None:

@@ -27,10 +27,10 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def cache_lock() -> Iterator[None]:
-    """Holds the cache folder alone: two runs at once do the work once."""
+def cache_lock(name: str = "setup") -> Iterator[None]:
+    """Holds the cache folder, or a named part of it, alone: two runs at once do the work once."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / ".setup.lock").open("w") as lock:
+    with (CACHE / f".{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

