@@ -6,12 +6,7 @@ export HALNY_ONNXRUNTIME ?= $(HALNY_CACHE)/onnxruntime/1.32.0/libonnxruntime.so
 export CARGO_TARGET_DIR ?= $(HALNY_CACHE)/target
 export PYTHONDONTWRITEBYTECODE := 1
 
-# How llama.cpp is built inside its crate. One profile and one cache of compiled files, so that debug
-# and release builds of Halny compile it once.
-export LLAMA_LIB_PROFILE := Release
-export CMAKE_GENERATOR := Ninja
-export CMAKE_C_COMPILER_LAUNCHER := ccache
-export CMAKE_CXX_COMPILER_LAUNCHER := ccache
+# What compiles llama.cpp, and how, stands in .cargo/config.toml; only where its compiled files are kept is said here.
 export CCACHE_DIR ?= $(HALNY_CACHE)/ccache
 
 VENV := $(HALNY_CACHE)/venv
@@ -22,7 +17,7 @@ DENY_VERSION := 0.20.2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup models build demo test check-fmt lint test-rust test-tools test-e2e deny bench-embed fmt clean
+.PHONY: help setup models build demo test check-fmt lint test-rust test-tools test-e2e deny bench-embed bench-llm fmt clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +63,10 @@ deny: setup ## Check licences, bans and sources against deny.toml
 bench-embed: setup models build ## Embeddings against a bare ONNX Runtime loop, LitServe and mosec (PEERS=infinity,triton adds)
 	@$(SETUP) bench
 	@$(PYTHON) bench/embed.py --binary $(CARGO_TARGET_DIR)/release/halny $(if $(PEERS),--peers $(PEERS))
+
+bench-llm: setup models build ## Language models against llama.cpp's own server of the same release (builds it first: half an hour, once)
+	@$(SETUP) tests llama-server
+	@$(PYTHON) bench/llm.py --binary $(CARGO_TARGET_DIR)/release/halny --peer $(HALNY_CACHE)/peers/llama-server-11434/bin/llama-server $(if $(KEEP),--keep $(KEEP))
 
 fmt: ## Format the Rust code
 	cargo fmt --all

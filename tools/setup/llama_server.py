@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 
 from archives import ensure_archive, unpack
-from places import CACHE, SetupError, replace_text, say
+from places import CACHE, TOOLS, SetupError, replace_text, say
 from system import ensure_build_tools
 
 #: Counts llama.cpp's releases; the package on the index carries the same number.
@@ -48,12 +48,8 @@ _OPTIONS = {
 }
 #: Changes nothing but what is printed: GCC warns of this code in a hundred thousand lines.
 _QUIET = ["-DCMAKE_C_FLAGS=-w", "-DCMAKE_CXX_FLAGS=-w"]
-#: The one backend that uses AMX, and the intrinsic that it configures AMX with.
-_AMX_BACKEND = "libggml-cpu-sapphirerapids.so"
-_AMX_PROBE = """
-#include <immintrin.h>
-void probe(long long last) { long long config[8] = {1}; config[7] = last; _tile_loadconfig(config); }
-"""
+#: Where a correction of GCC's AMX intrinsics lies; Halny's own llama.cpp is compiled with it too.
+_INCLUDES = TOOLS / "include"
 _FOLDER = CACHE / "peers" / f"llama-server-{BUILD}"
 
 
@@ -68,9 +64,6 @@ def ensure_llama_server() -> None:
     unpack(archive, source)
     say(f"building llama-server {BUILD}, many minutes, once")
     _build(source / _ARCHIVE.removesuffix(".tar.gz") / "llama.cpp", build)
-    if not configures_amx():
-        say("this compiler miscompiles AMX; the backend that uses it is left out")
-        (build / "bin" / _AMX_BACKEND).unlink(missing_ok=True)
     shutil.rmtree(_FOLDER / "bin", ignore_errors=True)
     (build / "bin").rename(_FOLDER / "bin")
     for folder in (source, build):
@@ -83,7 +76,7 @@ def ensure_llama_server() -> None:
 
 def _build(source: Path, build: Path) -> None:
     """Configures and compiles; what an interrupted run compiled is not compiled again."""
-    environment = {"CCACHE_DIR": str(CACHE / "ccache"), **os.environ}
+    environment = {"CCACHE_DIR": str(CACHE / "ccache"), **os.environ, "CPLUS_INCLUDE_PATH": str(_INCLUDES)}
     options = [f"-D{name}={value}" for name, value in _OPTIONS.items()]
     configure = ["cmake", "-G", "Ninja", "-S", str(source), "-B", str(build), *options, *_QUIET]
     # As many at a time as CMAKE_BUILD_PARALLEL_LEVEL says; Ninja's own default is all cores.
@@ -92,19 +85,8 @@ def _build(source: Path, build: Path) -> None:
             raise SetupError("llama-server could not be built; what went wrong stands above")
 
 
-def configures_amx() -> bool:
-    """Whether the compiler keeps what is written before AMX is configured with it.
-
-    GCC 12.2, for one, takes 8 bytes of the 64 for read, leaves out the writing of the others, and the
-    first AMX instruction ends the process with SIGILL. The probe's argument comes in `rdi`; where it
-    is not written, nothing names that register.
-    """
-    command = [os.environ.get("CXX", "c++"), "-x", "c++", "-O3", "-mamx-tile", "-S", "-o", "-", "-"]
-    compiled = subprocess.run(command, input=_AMX_PROBE, capture_output=True, text=True)
-    return compiled.returncode == 0 and "%rdi" in compiled.stdout
-
-
 def _mark() -> str:
     """Names what was built: another source or another option asks for another build."""
     options = "".join(f"{name}={value}\n" for name, value in sorted(_OPTIONS.items()))
-    return hashlib.sha256(f"{_SHA256}\n{options}".encode()).hexdigest()
+    includes = "".join(path.read_text() for path in sorted(_INCLUDES.iterdir()))
+    return hashlib.sha256(f"{_SHA256}\n{options}{includes}".encode()).hexdigest()

