@@ -9,21 +9,26 @@
 pub(super) enum HeadWidths {
     /// Keys, values and what is rotated may differ.
     Free,
-    /// Keys are as wide as values.
+    /// Keys are as wide as values: what most architectures assert, or take for granted when they
+    /// cut both by one width.
     Equal,
     /// Keys are as wide as values, and all of it is rotated.
     Rotated,
 }
 
-/// Keys are as wide as values.
+/// Keys and values are made apart, from a latent vector or by layers of two kinds.
 #[rustfmt::skip]
-const EQUAL: &[&str] = &[
-    "afmoe", "bailingmoe2", "bert", "bitnet", "bloom", "chatglm", "clef", "cohere2", "command-r", "dflash", "eagle3",
-    "eurobert", "glm4", "glm4moe", "gpt2", "gptneox", "granitehybrid", "jais", "jina-bert-v2", "jina-bert-v3",
-    "laguna", "lfm2", "lfm2moe", "maple", "minimax-01", "minimax-m2", "minimax-m3", "modern-bert", "mpt",
-    "muse-glimmer", "nanbeige", "nemotron", "nemotron_h", "nemotron_h_moe", "neo-bert", "nomic-bert",
-    "nomic-bert-moe", "openelm", "phi2", "phi3", "phimoe", "qwen", "qwen35", "qwen35moe", "qwen3next", "qwen4exp",
-    "refact", "spark2_5", "stablelm", "starcoder", "t5", "t5encoder",
+const FREE: &[&str] = &[
+    "bailingmoe3", "deepseek2", "deepseek2-ocr", "deepseek32", "deepseek4", "dots3note", "glm-dsa", "glm5-next",
+    "hy_v4", "kimi-k3", "kimi-linear", "mimo2", "minicpm3", "mistral4", "plm",
+];
+
+/// Nothing is rotated.
+#[rustfmt::skip]
+const UNROTATED: &[&str] = &[
+    "arwkv7", "bloom", "glm5-next", "gpt2", "gptj", "jais", "jamba", "jina-bert-v2", "kimi-k3", "kimi-linear", "mamba",
+    "mamba2", "mpt", "nemotron_h", "nemotron_h_moe", "refact", "rwkv6", "rwkv6qwen2", "rwkv7", "t5", "t5encoder",
+    "wavtokenizer-dec",
 ];
 
 /// Keys are as wide as values, and rotated as a whole.
@@ -84,11 +89,15 @@ const SECTIONED: &[&str] =
 pub(super) fn head_widths(architecture: &str) -> HeadWidths {
     if ROTATED.contains(&architecture) {
         HeadWidths::Rotated
-    } else if EQUAL.contains(&architecture) {
-        HeadWidths::Equal
-    } else {
+    } else if FREE.contains(&architecture) {
         HeadWidths::Free
+    } else {
+        HeadWidths::Equal
     }
+}
+
+pub(super) fn rotates(architecture: &str) -> bool {
+    !UNROTATED.contains(&architecture)
 }
 
 pub(super) fn is_recurrent(architecture: &str) -> bool {

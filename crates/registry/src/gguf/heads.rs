@@ -100,15 +100,15 @@ impl Widths {
             return Err("its heads have no width: it has more of them than the embedding length".to_owned());
         }
         let name = keys.name(&format!("rope.dimension_count{suffix}"));
-        // Pairs are rotated. Where nothing is said, models that rotate nothing may have odd heads.
-        let said = keys.u32(&format!("rope.dimension_count{suffix}"))?.is_some();
-        if rotated > key || (said && rotated % 2 != 0) {
+        // Pairs are rotated, until none is left: llama.cpp does not come to an end with none.
+        let rotates = architecture::rotates(keys.architecture);
+        if rotated > key || (rotates && (rotated == 0 || rotated % 2 != 0)) {
             return Err(format!("the key {name} is {rotated}, which heads of {key} cannot be rotated by"));
         }
         let fits = match architecture::head_widths(keys.architecture) {
             HeadWidths::Free => true,
             HeadWidths::Equal => key == value,
-            HeadWidths::Rotated => key == value && key == rotated && key % 2 == 0,
+            HeadWidths::Rotated => key == value && key == rotated,
         };
         if fits {
             return Ok(());

@@ -157,14 +157,19 @@ fn widths_of_heads_must_go_together_as_each_architecture_asserts() {
     accepted(&with("stablelm", 16, 16, 4));
     refused(&with("stablelm", 16, 8, 4), "do not go together in stablelm");
     accepted(&with("deepseek2", 24, 16, 8));
-    for (key, rotated) in [(16, 18), (16, 15)] {
+    for (key, rotated) in [(16, 18), (16, 15), (16, 0)] {
         refused(&with("deepseek2", key, 16, rotated), "cannot be rotated");
     }
     let window = with("gemma3", 16, 16, 16).set("gemma3.attention.key_length_swa", 8_u32);
+    let window = window.set("gemma3.attention.value_length_swa", 8_u32);
     refused(&window, "rope.dimension_count_swa is 16, which heads of 8 cannot");
     accepted(&window.set("gemma3.rope.dimension_count_swa", 8_u32));
     // Nothing is said: all of a head is rotated.
-    accepted(&Builder::model().without("llama.rope.dimension_count"));
+    let unsaid = |file: Builder, architecture: &str| file.without(&format!("{architecture}.rope.dimension_count"));
+    accepted(&unsaid(Builder::model(), "llama"));
+    refused(&unsaid(with("gemma", 7, 7, 0), "gemma"), "is 7, which heads of 7 cannot be rotated");
+    refused(&with("gemma", 16, 8, 8), "do not go together in gemma");
+    accepted(&with("gpt2", 7, 7, 0));
 }
 
 #[test]
