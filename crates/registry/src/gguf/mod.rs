@@ -10,8 +10,8 @@
 //! what each architecture asserts (release b11434). What is refused here never gets there.
 //!
 //! What remains uncovered: the tensors' contents, and what a few architectures assert about
-//! tensors that are missing or of another shape than their values say. That is why an engine for
-//! strangers' models runs in a process of its own.
+//! tensors that are missing or of another shape than their values say. An engine for strangers'
+//! models still belongs in a process of its own.
 //!
 //! Not a `gguf` crate: those build the values in memory by the lengths that the file claims, and
 //! know nothing about what the values mean.
