@@ -2,7 +2,7 @@
 
 use std::{fs::File, io::Read, path::Path};
 
-use crate::{RegistryError, filter::Selection, json, names, onnx, refused, safetensors};
+use crate::{RegistryError, filter::Selection, gguf, json, names, onnx, refused, safetensors, version::GgufWeights};
 
 /// How much a model may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +32,16 @@ impl Limits {
     }
 }
 
+/// What the checks found out.
+pub(crate) struct Checked {
+    /// The names of the selected files, and of the external data files that they name.
+    pub(crate) names: Vec<String>,
+    pub(crate) gguf: Option<GgufWeights>,
+}
+
 /// Checks the selected files below `root` (a canonical path) and the external data files that they
-/// name. Gives the names of all of them.
-pub(crate) fn check_model(root: &Path, selection: &Selection, limits: &Limits) -> Result<Vec<String>, RegistryError> {
+/// name.
+pub(crate) fn check_model(root: &Path, selection: &Selection, limits: &Limits) -> Result<Checked, RegistryError> {
     let mut all: Vec<String> = selection.names().map(str::to_owned).collect();
     for name in &all {
         check_format(root, name, "the model", limits)?;
@@ -43,6 +50,13 @@ pub(crate) fn check_model(root: &Path, selection: &Selection, limits: &Limits) -
         let path = names::contained(root, name, "the model")?;
         safetensors::check_file(&path, name)?;
     }
+    let gguf = match &selection.gguf {
+        Some(name) => {
+            let summary = gguf::check_file(&names::contained(root, name, "the model")?, name)?;
+            Some(GgufWeights { name: name.clone(), summary })
+        }
+        None => None,
+    };
     for name in &selection.companions {
         json::check_file(&names::contained(root, name, "the model")?, name)?;
     }
@@ -61,7 +75,7 @@ pub(crate) fn check_model(root: &Path, selection: &Selection, limits: &Limits) -
     }
     names::check_case(all.iter().map(String::as_str), [])?;
     check_total(root, &all, limits)?;
-    Ok(all)
+    Ok(Checked { names: all, gguf })
 }
 
 /// Inside the folder, not too large, and neither named nor begun like a refused format.

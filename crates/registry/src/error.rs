@@ -43,6 +43,14 @@ pub enum RegistryError {
         /// What is there instead, and what to do.
         hint: String,
     },
+    /// More than one file could be the weights.
+    #[error("it has {count} GGUF files ({found}), and nothing says which is meant; name one of them")]
+    ManyWeights {
+        /// How many there are.
+        count: usize,
+        /// The first of them.
+        found: String,
+    },
     /// A file needed by another file is missing.
     #[error("{file} is missing, but {named_in} needs it; add it beside that file")]
     MissingFile {
@@ -53,7 +61,7 @@ pub enum RegistryError {
     },
     /// The file is of a format that can run code when it is loaded, or an archive that may hold one.
     #[error(
-        "{file} is {format}, a format that can run code when it is loaded or hide files that can; it is refused without being read: export the model to ONNX or safetensors, under a name such as model.onnx or model.onnx_data"
+        "{file} is {format}, a format that can run code when it is loaded or hide files that can; it is refused without being read: export the model to ONNX, GGUF or safetensors, under a name such as model.onnx or model.onnx_data"
     )]
     RefusedFormat {
         /// The file.
@@ -112,7 +120,7 @@ pub enum RegistryError {
     Malformed {
         /// The file.
         file: String,
-        /// `ONNX`, `safetensors` or `JSON`.
+        /// `ONNX`, `GGUF`, `safetensors` or `JSON`.
         format: &'static str,
         /// What was found, with its numbers.
         reason: String,

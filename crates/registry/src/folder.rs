@@ -9,7 +9,9 @@ use std::{
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 
 use crate::{
-    DigestCache, FileFilter, Limits, ModelFile, ModelFolder, Progress, RegistryError, Source, checks, filter, names,
+    DigestCache, FileFilter, Limits, ModelFile, ModelFolder, Progress, RegistryError, Source,
+    checks::{self, Checked},
+    filter, names,
 };
 
 /// Files hashed at the same time: more than two readers only make a disk seek.
@@ -43,9 +45,9 @@ impl Source for FolderSource {
     ) -> BoxFuture<'a, Result<ModelFolder, RegistryError>> {
         async move {
             let (path, filter, limits) = (self.path.clone(), wanted.clone(), self.limits);
-            let (root, names) = blocking(move || check_folder(&path, &filter, &limits)).await?;
-            let files = hash_all(&self.digests, &root, names, progress).await?;
-            Ok(ModelFolder::new(root, files))
+            let (root, checked) = blocking(move || check_folder(&path, &filter, &limits)).await?;
+            let files = hash_all(&self.digests, &root, checked.names, progress).await?;
+            Ok(ModelFolder::new(root, files, checked.gguf))
         }
         .boxed()
     }
@@ -72,7 +74,7 @@ pub(crate) async fn hash_all(
     stream::iter(names).map(hash).buffered(HASHED_AT_ONCE).try_collect().await
 }
 
-fn check_folder(path: &Path, filter: &FileFilter, limits: &Limits) -> Result<(PathBuf, Vec<String>), RegistryError> {
+fn check_folder(path: &Path, filter: &FileFilter, limits: &Limits) -> Result<(PathBuf, Checked), RegistryError> {
     let bad = |reason| RegistryError::BadFolder { path: path.display().to_string(), reason };
     let root = path.canonicalize().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => bad("does not exist"),
@@ -87,8 +89,8 @@ fn check_folder(path: &Path, filter: &FileFilter, limits: &Limits) -> Result<(Pa
         list(&root, folder, limits.max_files, &mut listed)?;
     }
     let selection = filter.select(&listed)?;
-    let names = checks::check_model(&root, &selection, limits)?;
-    Ok((root, names))
+    let checked = checks::check_model(&root, &selection, limits)?;
+    Ok((root, checked))
 }
 
 /// Adds the names in `folder` (relative to `root`; `""` is `root` itself), not those below it.

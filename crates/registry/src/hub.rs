@@ -163,13 +163,13 @@ impl HubSource {
         files.extend(snapshot.fetch_all(external).await?);
 
         let (path, limits) = (snapshot.snapshot_folder(), self.limits);
-        let root = blocking(move || {
+        let (root, checked) = blocking(move || {
             let root = path.canonicalize().map_err(|e| RegistryError::io("find", "the cache", e))?;
-            checks::check_model(&root, &selection, &limits)?;
-            Ok(root)
+            let checked = checks::check_model(&root, &selection, &limits)?;
+            Ok((root, checked))
         })
         .await?;
-        Ok(ModelFolder::new(root, files))
+        Ok(ModelFolder::new(root, files, checked.gguf))
     }
 
     /// What the repository holds at the wanted revision: from the cache if the revision is a

@@ -18,6 +18,10 @@
 //! # }
 //! ```
 //!
+//! Three formats of weights are read, each by what [`FileFilter`] asks for: ONNX (one file a
+//! precision, with external data), safetensors, and GGUF ([`gguf`] says what of its header is
+//! checked, and [`ModelFolder::gguf`] what the header holds).
+//!
 //! Not the `hf-hub` crate: it follows the hub's redirects without limits of ours, takes whatever
 //! name the listing holds, and verifies no digest.
 
@@ -30,6 +34,7 @@ mod digest;
 mod error;
 mod filter;
 mod folder;
+pub mod gguf;
 mod hub;
 mod json;
 mod names;
@@ -40,6 +45,8 @@ mod s3;
 pub mod safetensors;
 mod shape;
 mod source_ref;
+#[cfg(any(test, feature = "testsuite"))]
+pub mod testsuite;
 mod version;
 
 pub use crate::{
@@ -53,7 +60,7 @@ pub use crate::{
     progress::Progress,
     s3::S3Source,
     source_ref::SourceRef,
-    version::{ModelFile, ModelFolder, NotADigest, Sha256Digest, manifest, version_of},
+    version::{GgufWeights, ModelFile, ModelFolder, NotADigest, Sha256Digest, manifest, version_of},
 };
 
 /// A place that models come from.
@@ -61,7 +68,7 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// Brings the wanted files to this machine if they are not there, checks and hashes them.
     ///
     /// What is given back has passed every check of this crate: names that stay in the folder, no
-    /// refused format, sound ONNX, safetensors and JSON, external data present and large enough.
+    /// refused format, sound ONNX, GGUF, safetensors and JSON, external data present and large enough.
     /// Dropping the future stops the work; what was downloaded is kept and resumed.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use halny_types::project::Precision;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
-use crate::FileFilter;
+use crate::{FileFilter, gguf::GgufSummary};
 
 /// A SHA-256 digest; shown and stored as 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +109,15 @@ pub fn manifest(files: &[ModelFile]) -> String {
     })
 }
 
+/// A model's weights in a GGUF file, and what the check of them found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GgufWeights {
+    /// The file's path below the model's folder, with `/` between the parts.
+    pub name: String,
+    /// What it holds.
+    pub summary: GgufSummary,
+}
+
 /// A model's files on this machine, checked and hashed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelFolder {
@@ -118,13 +127,15 @@ pub struct ModelFolder {
     pub files: Vec<ModelFile>,
     /// The version of exactly these files.
     pub version: ModelVersion,
+    /// The weights, where they are a GGUF file.
+    pub gguf: Option<GgufWeights>,
 }
 
 impl ModelFolder {
-    pub(crate) fn new(root: PathBuf, mut files: Vec<ModelFile>) -> Self {
+    pub(crate) fn new(root: PathBuf, mut files: Vec<ModelFile>, gguf: Option<GgufWeights>) -> Self {
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let version = version_of(&files);
-        Self { root, files, version }
+        Self { root, files, version, gguf }
     }
 
     /// The path on this machine of one of the model's files; `None` if the model has no such file.
@@ -133,9 +144,13 @@ impl ModelFolder {
         self.files.iter().any(|file| file.path == name).then(|| self.root.join(name))
     }
 
-    /// The path of the ONNX weights for `precision`, as `wanted` names them.
+    /// The path of the ONNX weights for `precision`, as `wanted` names them; for a GGUF file, which
+    /// has its own, that of the file.
     #[must_use]
     pub fn weights(&self, wanted: &FileFilter, precision: Precision) -> Option<PathBuf> {
+        if wanted.is_gguf() {
+            return self.gguf.as_ref().map(|weights| self.root.join(&weights.name));
+        }
         let has = |name: &str| self.files.iter().any(|file| file.path == name);
         wanted.weights_name(precision, has).map(|name| self.root.join(name))
     }

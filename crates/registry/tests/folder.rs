@@ -5,7 +5,10 @@ mod support;
 
 use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
 
-use halny_registry::{FileFilter, Limits, ModelFolder, OpenOptions, RegistryError, SourceRef, open, progress::Silent};
+use halny_registry::{
+    FileFilter, Limits, ModelFolder, OpenOptions, RegistryError, SourceRef, gguf::GgufKind, open, progress::Silent,
+    testsuite::gguf::Builder,
+};
 use halny_types::project::Precision;
 use support::{onnx, small_onnx};
 use tempfile::TempDir;
@@ -75,6 +78,53 @@ async fn exactly_the_files_of_the_model_are_taken() {
     assert_eq!(weights, model.root.join("onnx/model.onnx"));
     assert_eq!(model.weights(&wanted, Precision::Fp16), None);
     assert_eq!(model.bytes(), model.files.iter().map(|file| file.bytes).sum::<u64>());
+}
+
+#[tokio::test]
+async fn the_gguf_file_of_a_folder_is_taken_with_what_its_header_says() {
+    let (model, adapter) = (Builder::model().build(), Builder::adapter().build());
+    let folder = folder(&[
+        ("Test.Q8_0.gguf", &model),
+        ("mmproj-Test.gguf", b"not looked at"),
+        ("adapters/tone.gguf", &adapter),
+        ("config.json", b"{}"),
+        ("model.onnx", b"not looked at"),
+    ]);
+    let wanted = FileFilter::gguf();
+    let taken = fetch_with(folder.path(), wanted.clone(), Limits::default()).await.unwrap();
+    let names: Vec<&str> = taken.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(names, ["Test.Q8_0.gguf", "config.json"]);
+    assert_eq!(taken.weights(&wanted, Precision::Fp16), Some(taken.root.join("Test.Q8_0.gguf")));
+    let summary = taken.gguf.unwrap().summary;
+    assert_eq!((summary.architecture.as_str(), summary.model().unwrap().context_length), ("llama", 128));
+
+    let wanted = FileFilter::gguf_file("adapters/tone.gguf");
+    let taken = fetch_with(folder.path(), wanted.clone(), Limits::default()).await.unwrap();
+    assert_eq!(taken.weights(&wanted, Precision::Fp32), Some(taken.root.join("adapters/tone.gguf")));
+    assert!(matches!(taken.gguf.unwrap().summary.kind, GgufKind::LoraAdapter { changes: 2, .. }));
+}
+
+#[tokio::test]
+async fn gguf_files_are_held_to_the_same_rules_as_others() {
+    let sound = Builder::model().build();
+    let fetch = async |folder: &TempDir, limits| {
+        let error = fetch_with(folder.path(), FileFilter::gguf(), limits).await.unwrap_err();
+        error.to_string()
+    };
+    let broken = folder(&[("m.gguf", &sound[..sound.len() - 100])]);
+    let error = fetch(&broken, Limits::default()).await;
+    assert!(error.starts_with("m.gguf is not a sound GGUF file: tensor blk.0.ffn_down.weight ends at"), "{error}");
+    let pickle = folder(&[("m.gguf", b"\x80\x02}q\x00.")]);
+    assert!(fetch(&pickle, Limits::default()).await.contains("can run code"));
+    let large = folder(&[("m.gguf", &sound)]);
+    let limits = Limits { max_file_bytes: 1000, ..Limits::default() };
+    assert!(fetch(&large, limits).await.contains("more than the limit of 1000"));
+    let two = folder(&[("a.gguf", &sound), ("b.gguf", &sound)]);
+    assert!(fetch(&two, Limits::default()).await.contains("2 GGUF files (a.gguf, b.gguf)"));
+    let outside = folder(&[("secret.gguf", &sound)]);
+    let linked = folder(&[]);
+    symlink(outside.path().join("secret.gguf"), linked.path().join("m.gguf")).unwrap();
+    assert!(fetch(&linked, Limits::default()).await.contains("m.gguf is a link that leads out"));
 }
 
 #[tokio::test]

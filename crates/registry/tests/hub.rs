@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use halny_registry::{
     FileFilter, HubOptions, Limits, ModelFolder, OpenOptions, RegistryError, RetryPolicy, SourceRef, Token, open,
-    progress::Silent,
+    progress::Silent, testsuite::gguf::Builder,
 };
 use halny_types::project::Precision;
 use support::{COMMIT, Reply, Repository, Seen, Server, small_onnx};
@@ -56,6 +56,10 @@ impl Hub {
     async fn fetch_from(&self, source: &str, options: &OpenOptions) -> Result<ModelFolder, RegistryError> {
         let source: SourceRef = source.parse().unwrap();
         open(&source, options).fetch(&FileFilter::onnx([Precision::Fp32]), &Silent).await
+    }
+
+    async fn fetch_filtered(&self, wanted: &FileFilter) -> Result<ModelFolder, RegistryError> {
+        open(&"hf://owner/name".parse::<SourceRef>().unwrap(), &self.options()).fetch(wanted, &Silent).await
     }
 
     async fn fetch(&self) -> Result<ModelFolder, RegistryError> {
@@ -417,4 +421,24 @@ async fn a_hub_that_is_not_there_is_reported_without_its_address() {
         let error = hub.fetch_from("hf://owner/name", &options).await.unwrap_err();
         assert!(matches!(error, RegistryError::BadEndpoint { .. }), "{endpoint}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_gguf_file_is_fetched_alone_and_refused_if_its_header_lies() {
+    let repository = Repository::default()
+        .with("Test.Q4_K_M.gguf", Builder::model().build())
+        .with("mmproj-Test.gguf", "not fetched")
+        .with("Q8_0/Test.Q8_0.gguf", Builder::model().set("llama.block_count", 0_u32).build())
+        .with("config.json", "{}")
+        .with("model.safetensors", "not fetched");
+    let hub = Hub::start(repository, as_it_is, as_it_is).await;
+    let wanted = FileFilter::gguf();
+    let model = hub.fetch_filtered(&wanted).await.unwrap();
+    assert_eq!(model.weights(&wanted, Precision::Fp32), model.path("Test.Q4_K_M.gguf"));
+    assert_eq!(model.gguf.as_ref().unwrap().summary.tensors, 11);
+    assert_eq!(hub.fetch_filtered(&wanted).await.unwrap(), model);
+    assert_eq!(hub.cdn.seen().len(), 1);
+    assert_eq!(hub.hub.count("/resolve/"), 2);
+    let error = hub.fetch_filtered(&FileFilter::gguf_file("Q8_0/Test.Q8_0.gguf")).await.unwrap_err().to_string();
+    assert!(error.contains("llama.block_count is 0, where 1 to 512 are possible"), "{error}");
 }

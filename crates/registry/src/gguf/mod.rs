@@ -1,0 +1,245 @@
+//! Whether a GGUF file's header tells the truth about the file and about the model.
+//!
+//! The format: a magic, a version, then keys with values, then the tensors' names, shapes, types and
+//! offsets, then the data that the offsets point into
+//! (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>). Only the header is read.
+//!
+//! llama.cpp trusts the values: it multiplies and divides by them, allocates by them, and ends the
+//! process (`GGML_ASSERT`, a division by zero, an exception that nobody catches) where they lie. So
+//! besides the layout, what the values say is compared with each other, with the tensors, and with
+//! what each architecture asserts (release b11434). What is refused here never gets there.
+//!
+//! What remains uncovered: the tensors' contents, and what a few architectures assert about
+//! tensors that are missing or of another shape than their values say. An engine for strangers'
+//! models still belongs in a process of its own.
+//!
+//! Not a `gguf` crate: those build the values in memory by the lengths that the file claims, and
+//! know nothing about what the values mean.
+
+mod adapter;
+mod architecture;
+mod charsmap;
+mod heads;
+mod hyperparameters;
+mod tensors;
+mod value;
+mod vocabulary;
+mod wire;
+
+use std::{fs::File, io::Read, path::Path};
+
+use crate::RegistryError;
+#[cfg(any(test, feature = "testsuite"))]
+pub(crate) use tensors::stored_bytes;
+use value::Metadata;
+use wire::Wire;
+
+/// The longest header taken. The largest vocabularies of published models make headers of 20 MB.
+pub const MAX_HEADER_BYTES: u64 = 256 << 20;
+
+/// The largest alignment of tensors. Files have 32; a page is 4 KiB, a huge one 2 MiB.
+pub const MAX_ALIGNMENT_BYTES: u32 = 1 << 20;
+
+/// The alignment where a file says nothing.
+const DEFAULT_ALIGNMENT_BYTES: u32 = 32;
+
+/// What is wrong, in words that follow "... is not a sound GGUF file: ".
+type Refusal = String;
+
+/// What a sound file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GgufSummary {
+    /// The kind of model, for example `gemma3`; an adapter's is that of its base model.
+    pub architecture: String,
+    /// What the file calls itself, shortened and escaped.
+    pub name: Option<String>,
+    /// How most weights are stored, for example `Q4_K_M`, where the file says so.
+    pub file_type: Option<&'static str>,
+    /// The elements of all tensors.
+    pub parameters: u64,
+    /// How many tensors it has.
+    pub tensors: usize,
+    /// How many bytes of tensor data follow the header, without what fills up the last.
+    pub data_bytes: u64,
+    /// A whole model, or what is laid over one.
+    pub kind: GgufKind,
+}
+
+/// What a file is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GgufKind {
+    /// A whole model.
+    Model(GgufModel),
+    /// A low-rank adapter for a model of the same architecture.
+    LoraAdapter {
+        /// How many of the model's tensors it changes.
+        changes: usize,
+        /// Whether one of them is the table of tokens: llama.cpp ends the process when such an
+        /// adapter is laid over a model that [shares the table](GgufModel::shares_token_table).
+        changes_token_table: bool,
+        /// For how many experts it is, if it changes any: fewer than the model has would end the
+        /// process.
+        experts: Option<u32>,
+    },
+}
+
+/// The measures of a whole model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GgufModel {
+    /// How many tokens it was trained to see at once.
+    pub context_length: u32,
+    /// The width of its vectors.
+    pub embedding_length: u32,
+    /// How many layers it has.
+    pub block_count: u32,
+    /// Attention heads, one entry a layer; 0 where a layer has no attention.
+    pub head_counts: Vec<u32>,
+    /// Key and value heads, one entry a layer; 0 where a layer caches none.
+    pub kv_head_counts: Vec<u32>,
+    /// The width of one key head; 0 for models without attention.
+    pub key_length: u32,
+    /// The width of one value head; 0 for models without attention.
+    pub value_length: u32,
+    /// Experts of each layer that has some; 0 for models without.
+    pub experts: u32,
+    /// Whether the table from which tokens' vectors are taken also makes the output.
+    pub shares_token_table: bool,
+    /// How many tokens its vocabulary has.
+    pub vocabulary: usize,
+    /// Whether it says how a conversation is written.
+    pub has_chat_template: bool,
+}
+
+impl GgufSummary {
+    /// The measures of a whole model; `None` for an adapter.
+    #[must_use]
+    pub fn model(&self) -> Option<&GgufModel> {
+        match &self.kind {
+            GgufKind::Model(model) => Some(model),
+            GgufKind::LoraAdapter { .. } => None,
+        }
+    }
+}
+
+/// Checks the file at `path`, which the model calls `name`.
+///
+/// # Errors
+/// [`RegistryError::Malformed`] with what is wrong, or [`RegistryError::Io`].
+pub fn check_file(path: &Path, name: &str) -> Result<GgufSummary, RegistryError> {
+    let failed = |error| RegistryError::io("read", name, error);
+    let file = File::open(path).map_err(failed)?;
+    let file_bytes = file.metadata().map_err(failed)?.len();
+    check(file, file_bytes).map_err(|reason| RegistryError::Malformed { file: name.to_owned(), format: "GGUF", reason })
+}
+
+/// Checks a file of `file_bytes` bytes of which `reader` gives the beginning.
+///
+/// # Errors
+/// What is wrong, in words.
+pub fn check(reader: impl Read, file_bytes: u64) -> Result<GgufSummary, String> {
+    let mut wire = Wire::new(reader, file_bytes);
+    check_magic(&mut wire)?;
+    let tensor_count = wire.u64("the number of tensors")?;
+    let key_count = wire.u64("the number of keys")?;
+    let keys = Metadata::read(&mut wire, key_count)?;
+    let alignment = alignment(&keys)?;
+    refuse_split(&keys)?;
+    let tensors = tensors::read(&mut wire, tensor_count)?;
+    let data_bytes = tensors::check_places(&tensors, alignment, wire.position(), file_bytes)?;
+    for tensor in &tensors {
+        tensor.check_use()?;
+    }
+
+    let architecture = architecture(&keys)?;
+    let kind = if keys.text("general.type")? == Some(b"adapter") {
+        adapter::check(&keys, &tensors)?
+    } else {
+        let mut model = hyperparameters::check(&keys, &architecture)?;
+        model.vocabulary = vocabulary::check(&keys, &architecture)?;
+        check_embedding(&tensors, &model)?;
+        model.shares_token_table = tensors.iter().all(|tensor| tensor.name != "output.weight");
+        GgufKind::Model(model)
+    };
+    Ok(GgufSummary {
+        architecture,
+        name: keys.label("general.name"),
+        file_type: keys.u32("general.file_type")?.and_then(tensors::file_type),
+        parameters: tensors.iter().fold(0, |sum, tensor| tensor.elements.saturating_add(sum)),
+        tensors: tensors.len(),
+        data_bytes,
+        kind,
+    })
+}
+
+fn check_magic<R: Read>(wire: &mut Wire<R>) -> Result<(), Refusal> {
+    let mut magic = [0; 4];
+    wire.fill(&mut magic, "its mark")?;
+    match &magic {
+        b"GGUF" => {}
+        b"FUGG" => return Err("it is written in big-endian order; take a little-endian file".to_owned()),
+        b"lmgg" | b"fmgg" | b"tjgg" | b"algg" => {
+            return Err("it is of a format older than GGUF; convert the model again".to_owned());
+        }
+        _ => return Err("it does not begin with GGUF".to_owned()),
+    }
+    match wire.u32("its version")? {
+        2 | 3 => Ok(()),
+        1 => Err("it is of version 1, which no engine reads any more; convert the model again".to_owned()),
+        version if version & 0xffff == 0 && version != 0 => {
+            Err("it is written in big-endian order; take a little-endian file".to_owned())
+        }
+        version => Err(format!("it is of version {version}, where 2 and 3 are known")),
+    }
+}
+
+fn alignment(keys: &Metadata) -> Result<u64, Refusal> {
+    let bytes = keys.u32("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT_BYTES);
+    if !bytes.is_power_of_two() || bytes > MAX_ALIGNMENT_BYTES {
+        return Err(format!("its alignment is {bytes}, no power of two up to {MAX_ALIGNMENT_BYTES}"));
+    }
+    Ok(u64::from(bytes))
+}
+
+/// A piece of a model names the others by number alone, so the engine would open files that
+/// nobody checked.
+fn refuse_split(keys: &Metadata) -> Result<(), Refusal> {
+    match keys.get("split.count") {
+        None => Ok(()),
+        Some(value::Value::Number(value::Number::U16, [0 | 1, 0, ..])) => Ok(()),
+        Some(value::Value::Number(value::Number::U16, [low, high, ..])) => {
+            let pieces = u16::from_le_bytes([*low, *high]);
+            Err(format!("it is one of {pieces} pieces; join them with llama-gguf-split --merge"))
+        }
+        Some(_) => Err("the key split.count is not of type u16".to_owned()),
+    }
+}
+
+fn architecture(keys: &Metadata) -> Result<String, Refusal> {
+    let Some(name) = keys.text("general.architecture")? else {
+        return Err("it does not say its general.architecture".to_owned());
+    };
+    let fits = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    match std::str::from_utf8(name) {
+        Ok("clip") => Err("it is the part of a model that sees (mmproj), not a model".to_owned()),
+        Ok(text) if (1..=64).contains(&name.len()) && name.iter().all(fits) => Ok(text.to_owned()),
+        _ => Err("its general.architecture is not a short name of lower-case letters, digits, - and _".to_owned()),
+    }
+}
+
+/// The table from which a token's vector is taken must have one row a token.
+fn check_embedding(tensors: &[tensors::Tensor], model: &GgufModel) -> Result<(), Refusal> {
+    let Some(table) = tensors.iter().find(|tensor| tensor.name == "token_embd.weight") else {
+        return Err("it has no tensor token_embd.weight".to_owned());
+    };
+    let (width, rows) = (u64::from(model.embedding_length), model.vocabulary as u64);
+    if table.dim(0) == width && table.dim(1) == rows && table.dims.len() == 2 {
+        return Ok(());
+    }
+    Err(format!(
+        "tensor token_embd.weight has the shape {:?}, where the embedding length and the vocabulary make it [{width}, {rows}]",
+        table.dims
+    ))
+}
+
+#[cfg(test)]
+mod tests;
