@@ -247,7 +247,9 @@ proptest! {
         weights in prop::collection::vec(0u8..10, 200),
     ) {
         // Two tenants always have something waiting; `a` asks for long things, `b` for any.
-        let mut world = World::new(limits(cells, 16, 24, true), settings(16));
+        // Prompts are read in the step in which they are admitted, as the paper has it.
+        let at_once = Settings { running: 16, stretch: 1e9 };
+        let mut world = World::new(limits(cells, 16, cells, true), at_once);
         let mut clients: Vec<(&str, Request, Client)> = Vec::new();
         for ((prompt, max_tokens), coin) in lengths.iter().zip(&weights) {
             let tenant = if *coin < 7 { "a" } else { "b" };
@@ -262,7 +264,10 @@ proptest! {
         // The paper's bound: 2 max(w_p L_input, w_q M), M being the tokens that fit into the cache.
         let bound = 2 * (READ * longest).max(WRITTEN * cells as u64);
         loop {
-            let waits = |tenant: &str| clients.iter().any(|(owner, _, client)| *owner == tenant && client.0.borrow().text.is_empty());
+            let waits = |tenant: &str| clients.iter().any(|(owner, _, client)| {
+                let client = client.0.borrow();
+                *owner == tenant && client.finished.is_none() && client.text.is_empty()
+            });
             if !(waits("a") && waits("b")) {
                 break;
             }
@@ -285,7 +290,7 @@ fn a_long_prompt_is_read_in_pieces_while_others_write() {
     let mut world = World::new(limits(2_000, 8, 512, true), settings(8));
     let mut streams: Vec<Client> = Vec::new();
     for stream in 0..4u32 {
-        let mut request = request("a", vec![stream, 7, 9], 200);
+        let mut request = request("a", vec![stream, 7, 9], 1_000);
         request.ignore_end = true;
         streams.push(world.submit(request));
     }
@@ -295,11 +300,8 @@ fn a_long_prompt_is_read_in_pieces_while_others_write() {
     let long = world.submit(request("b", (0..1_000).map(|at| at % 200).collect(), 4));
     let mut reading = 0;
     while long.0.borrow().text.is_empty() {
-        let before: Vec<usize> = streams.iter().map(|stream| stream.0.borrow().text.len()).collect();
         let report = world.step();
-        for (stream, before) in streams.iter().zip(before) {
-            assert_eq!(stream.0.borrow().text.len(), before + 1, "a stream stood still");
-        }
+        assert!(report.gaps.len() == streams.len(), "a stream stood still");
         reading += usize::from(report.read > 0);
     }
     // The fake takes a microsecond a token: beside four that write, 1.8 times as long is three more.

@@ -11,10 +11,11 @@ use halny_engine::{
 use halny_generation::grammar::Grammars;
 use halny_generation::lane::{Lane, LaneLimits};
 use halny_generation::scheduler::Settings;
-use halny_registry::{FileFilter, ModelFolder, gguf};
+use halny_registry::gguf::{self, GgufKind, GgufModel};
+use halny_registry::{FileFilter, ModelFolder};
 use halny_telemetry::LaneLabels;
 use halny_types::Tick;
-use halny_types::project::{self, CpuThreads, GenerateOptions, GenerateProfile, Model, Profile};
+use halny_types::project::{self, CpuThreads, GenerateOptions, GenerateProfile, Model, Precision, Profile};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::LoadCause;
@@ -39,8 +40,10 @@ impl Loader {
         phases: &mut Phases,
     ) -> Result<Writing, LoadCause> {
         let options = config.generate.clone().unwrap_or_default();
-        let weights = folder.gguf_weights(wanted).ok_or_else(|| LoadCause::Start("it has no GGUF file".to_owned()))?;
-        let adapters = self.adapters(&options)?;
+        let missing = || LoadCause::Start("it has no GGUF file".to_owned());
+        let base = folder.gguf.as_ref().and_then(|weights| weights.summary.model()).ok_or_else(missing)?;
+        let weights = folder.weights(wanted, Precision::default()).ok_or_else(missing)?;
+        let adapters = self.adapters(&options, base)?;
         let mut profiles = Vec::new();
         let mut model: Option<Arc<dyn LanguageModel>> = None;
         for profile in &config.profiles {
@@ -76,11 +79,23 @@ impl Loader {
         })
     }
 
-    fn adapters(&self, options: &GenerateOptions) -> Result<Vec<AdapterSpec>, LoadCause> {
+    /// Checks the adapters' files, and that they were made for a model like this one.
+    fn adapters(&self, options: &GenerateOptions, base: &GgufModel) -> Result<Vec<AdapterSpec>, LoadCause> {
         let checked = |adapter: &project::Adapter| {
             let weights = self.places.project.join(&adapter.file);
-            gguf::check_file(&weights, &adapter.file.to_string_lossy())?;
-            Ok(AdapterSpec { weights, scale: adapter.scale })
+            let summary = gguf::check_file(&weights, &adapter.file.to_string_lossy())?;
+            let name = &adapter.name;
+            match summary.kind {
+                GgufKind::Model(_) => Err(LoadCause::Start(format!("adapter {name}: its file is a model of its own"))),
+                GgufKind::LoraAdapter { changes_token_table: true, .. } if base.shares_token_table => {
+                    let wrong = "it changes the token table, which this model shares with its output";
+                    Err(LoadCause::Start(format!("adapter {name}: {wrong}")))
+                }
+                GgufKind::LoraAdapter { experts: Some(experts), .. } if experts != base.experts => Err(LoadCause::Start(
+                    format!("adapter {name}: it is for {experts} experts, the model has {}", base.experts),
+                )),
+                GgufKind::LoraAdapter { .. } => Ok(AdapterSpec { weights, scale: adapter.scale }),
+            }
         };
         options.adapters.iter().map(checked).collect()
     }

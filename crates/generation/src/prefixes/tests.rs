@@ -36,6 +36,10 @@ impl World {
 
     /// Computes up to `count` tokens of a running sequence; whether there was room.
     fn compute(&mut self, place: usize, count: usize) -> bool {
+        (0..count).step_by(64).all(|at| self.compute_step(place, (count - at).min(64)))
+    }
+
+    fn compute_step(&mut self, place: usize, count: usize) -> bool {
         let (sequence, tokens, computed) = &mut self.running[place];
         let end = (*computed + count).min(tokens.len());
         if end == *computed {
