@@ -1,5 +1,6 @@
 //! How large a format may be.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 use llguidance::api::ParserLimits;
@@ -30,6 +31,10 @@ pub struct Limits {
     pub pattern_bytes: usize,
     /// Bytes of all regular expressions of a schema.
     pub patterns_bytes: usize,
+    /// Regular expressions (`pattern` and `format`) that one text may have to match at once, through
+    /// `allOf`, `$ref` with siblings and the like. llguidance multiplies out the alternatives of all of
+    /// them in one go, whatever its own limits say: 100 took more than 12 GB and did not end.
+    pub intersections: usize,
     /// Texts of a choice.
     pub choices: usize,
     /// Bytes of all texts of a choice.
@@ -50,6 +55,7 @@ impl Default for Limits {
             references: 256,
             pattern_bytes: 4 << 10,
             patterns_bytes: 16 << 10,
+            intersections: 2,
             choices: 1_000,
             choice_bytes: 64 << 10,
             work: ParserLimits {
@@ -60,6 +66,8 @@ impl Default for Limits {
                 // 1 to 2 kB each.
                 max_lexer_states: 50_000,
                 max_grammar_size: 200_000,
+                // An object of 1,000 optional properties has 4,007.
+                max_items_in_row: 10_000,
                 ..ParserLimits::default()
             },
         }
@@ -173,6 +181,13 @@ impl Limits {
         Ok(())
     }
 
+    /// Checks how many regular expressions meet. Follows `$ref`s, so that it needs as much stack as
+    /// compiling does. The schema has been checked otherwise.
+    pub(super) fn check_intersections(&self, schema: &Value) -> Result<(), GrammarError> {
+        let count = Intersections { root: schema, references: HashMap::new() }.of(schema);
+        at_most("regular expressions for one text in its schema", count, self.intersections)
+    }
+
     fn count_pattern(&self, pattern: &str, count: &mut Count) -> Result<(), GrammarError> {
         self.check_pattern("json_schema", pattern)?;
         count.patterns_bytes += pattern.len();
@@ -188,6 +203,62 @@ struct Count {
     options: usize,
     references: usize,
     patterns_bytes: usize,
+}
+
+/// Counts the regular expressions that may meet in one text of a schema: at most so many, often fewer.
+struct Intersections<'a> {
+    root: &'a Value,
+    /// What was found behind each `$ref`; 0 while it is looked for, since a reference to oneself adds
+    /// nothing that llguidance would not refuse.
+    references: HashMap<&'a str, usize>,
+}
+
+impl<'a> Intersections<'a> {
+    /// The most for any text in this schema, at any depth: which of its texts meet which is not asked.
+    fn of(&mut self, schema: &'a Value) -> usize {
+        let Some(members) = schema.as_object() else { return 0 };
+        let own = usize::from(members.contains_key("pattern")) + usize::from(members.contains_key("format"));
+        let mut items = 0;
+        for name in ["items", "additionalItems", "additionalProperties"] {
+            items = items.max(members.get(name).map_or(0, |member| self.of(member)));
+        }
+        for name in ["items", "prefixItems"] {
+            items = items.max(self.largest(members.get(name)));
+        }
+        // A property may also be one of `patternProperties`.
+        let properties = self.largest(members.get("properties")) + self.largest(members.get("patternProperties"));
+        let all: usize =
+            members.get("allOf").and_then(Value::as_array).into_iter().flatten().map(|option| self.of(option)).sum();
+        let some = self.largest(members.get("anyOf")) + self.largest(members.get("oneOf"));
+        let reference = members.get("$ref").and_then(Value::as_str).map_or(0, |reference| self.behind(reference));
+        own.max(items).max(properties) + all + some + reference
+    }
+
+    fn largest(&mut self, schemas: Option<&'a Value>) -> usize {
+        match schemas {
+            Some(Value::Object(schemas)) => schemas.values().map(|schema| self.of(schema)).max().unwrap_or(0),
+            Some(Value::Array(schemas)) => schemas.iter().map(|schema| self.of(schema)).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
+    fn behind(&mut self, reference: &'a str) -> usize {
+        if let Some(count) = self.references.get(reference) {
+            return *count;
+        }
+        self.references.insert(reference, 0);
+        // As llguidance reads it: names stand as they are, without escapes.
+        let mut place = Some(self.root);
+        for name in reference.strip_prefix("#/").unwrap_or_default().split('/').filter(|name| !name.is_empty()) {
+            place = place.and_then(|place| match place {
+                Value::Array(items) => name.parse::<usize>().ok().and_then(|item| items.get(item)),
+                other => other.get(name),
+            });
+        }
+        let count = place.map_or(0, |schema| self.of(schema));
+        self.references.insert(reference, count);
+        count
+    }
 }
 
 fn at_most(what: &'static str, count: usize, limit: usize) -> Result<(), GrammarError> {

@@ -38,7 +38,7 @@ fn power_of_two(power: f32) -> f32 {
     let rest = power - (rounded - ROUND);
     // Cephes' `exp2f`, for -0.5 to 0.5.
     let mut value = 1.535_336_2e-4;
-    for factor in [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 0.240_226_48, 0.693_147_2, 1.0] {
+    for factor in [1.339_887_4e-3, 9.618_437e-3, 5.550_332_5e-2, 0.240_226_48, std::f32::consts::LN_2, 1.0] {
         value = value * rest + factor;
     }
     let scaled = f32::from_bits(value.to_bits().wrapping_add(whole << 23));
