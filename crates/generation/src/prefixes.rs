@@ -350,6 +350,7 @@ impl Prefixes {
                 let lower = self.node_mut(child);
                 let rest = std::mem::replace(&mut lower.tokens, upper.tokens);
                 lower.tokens.extend(rest);
+                lower.used = lower.used.max(upper.used);
                 lower.parent = Some(parent);
                 for entry in &mut self.node_mut(parent).children {
                     if *entry == node {

@@ -251,10 +251,18 @@ impl<S: Sink> Scheduler<S> {
             if !plan.tokens.is_empty() && self.prefixes.make_room(decoder, plan.tokens.len()) {
                 return plan;
             }
-            if self.running.is_empty() || !self.preempt_youngest(decoder) {
+            if self.running.is_empty() {
                 return Plan::default();
             }
-            report.preempted += 1;
+            if self.preempt_youngest(decoder) {
+                report.preempted += 1;
+            } else {
+                // It has all cells to itself: it was never checked, or the decoder has fewer than it says.
+                let job = &mut self.running[0].job;
+                tracing::error!(request = %job.request.context.id, "a request does not fit into the cache alone");
+                job.fail(GenerationError::Failed);
+                self.end(decoder, 0);
+            }
         }
     }
 

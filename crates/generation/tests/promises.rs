@@ -118,7 +118,7 @@ impl World {
     }
 
     fn run_out(&mut self) {
-        for _ in 0..200_000 {
+        for _ in 0..20_000 {
             if self.scheduler.running() + self.scheduler.waiting() == 0 {
                 return;
             }
@@ -215,7 +215,7 @@ proptest! {
     fn equal_seeds_give_equal_texts_whatever_runs_beside(
         seed in any::<u64>(),
         neighbours in prop::collection::vec(asked(), 0..12),
-        cells in 80usize..200,
+        cells in 90usize..200,
     ) {
         let sampled = || {
             let mut request = request("a", (60..80).collect(), 24);
@@ -373,6 +373,16 @@ fn a_request_the_model_fails_on_fails_alone() {
     }
     world.scheduler.forget(&mut world.decoder);
     assert_eq!(world.taken(), 0);
+}
+
+#[test]
+fn a_request_that_fits_nowhere_ends_instead_of_waiting_for_ever() {
+    let mut world = World::new(limits(100, 4, 64, true), settings(4));
+    let mut endless = request("a", (0..60).collect(), 100);
+    endless.ignore_end = true;
+    let client = world.submit(endless);
+    world.run_out();
+    assert_eq!(client.0.borrow().error, Some(GenerationError::Failed));
 }
 
 #[test]
