@@ -12,6 +12,21 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 /// Elements of any list: the most that `server.max_inputs_per_request` may say.
 pub(crate) const ELEMENTS_MAX: usize = 100_000;
 
+/// How many values a JSON text has at most: what it may unfold to is in proportion.
+pub(crate) fn elements(json: &str) -> usize {
+    let (mut count, mut in_string, mut escaped) = (1, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 /// What a list says that is too long.
 pub(crate) fn too_many<E: Error>() -> E {
     E::custom(format!("a list of more than {ELEMENTS_MAX} elements; send several requests"))
@@ -124,6 +139,12 @@ mod tests {
         assert_eq!(serde_json::from_str::<Texts>(&json(ELEMENTS_MAX)).unwrap().0.len(), ELEMENTS_MAX);
         let refusal = serde_json::from_str::<Texts>(&json(ELEMENTS_MAX + 1)).unwrap_err();
         assert!(refusal.to_string().contains("100000"), "{refusal}");
+    }
+
+    #[test]
+    fn elements_in_texts_are_not_counted() {
+        assert_eq!(elements("[1, {\"a\": [2, 3]}]"), 6);
+        assert_eq!(elements(r#""a,b,[\"{,""#), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Errors, and the shape each protocol gives them.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -14,7 +15,7 @@ pub struct ApiError {
     fault: Fault,
     status: StatusCode,
     message: String,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
 }
 
@@ -48,8 +49,8 @@ impl ApiError {
 
     /// The same, naming the parameter that is wrong.
     #[must_use]
-    pub fn with_param(mut self, param: &'static str) -> ApiError {
-        self.param = Some(param);
+    pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> ApiError {
+        self.param = Some(param.into());
         self
     }
 

@@ -142,6 +142,7 @@ impl Blame for RunError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             RunError::Refused(refusal) => refusal.retry_after(),
+            RunError::Generation(error) => error.retry_after(),
             RunError::Residency(error) => error.retry_after(),
             RunError::Late => None,
         }

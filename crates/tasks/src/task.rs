@@ -68,6 +68,7 @@ impl Task {
             }
             TaskKind::ClassifyImage => Task::open_image(folder, signature),
             TaskKind::Tensor => Ok(Task::open_tensor(signature)),
+            TaskKind::Generate => Err(TaskError::Options("a language model runs no graph; its source holds a GGUF file".to_owned())),
         }
     }
 
@@ -320,6 +321,7 @@ impl Task {
             TaskKind::Rerank => "pairs of a query and a document",
             TaskKind::ClassifyImage => "images",
             TaskKind::Tensor => "tensors",
+            TaskKind::Generate => "prompts",
         };
         TaskError::WrongInput { task: self.kind.as_str(), takes }
     }

@@ -160,7 +160,7 @@ impl ResponseFormat {
 }
 
 /// A JSON Schema. It stays text until its length is known: nested brackets unfold to many times as much.
-pub(crate) fn schema(raw: &RawValue, param: &str) -> Result<Format, ApiError> {
+pub(crate) fn schema(raw: &RawValue, param: &'static str) -> Result<Format, ApiError> {
     if raw.get().len() > SCHEMA_BYTES_MAX {
         let text =
             format!("the schema has {} bytes, {SCHEMA_BYTES_MAX} are taken; describe less of the answer", raw.get().len());
