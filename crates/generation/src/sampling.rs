@@ -90,7 +90,7 @@ impl Blame for PickError {
     }
 }
 
-/// What a pick needs and nothing outlives: about 3 MB for 262,144 tokens, one for each thread that draws
+/// What a pick needs and nothing outlives: up to 5 MB for 262,144 tokens, one for each thread that draws
 /// rather than one for each sequence.
 #[derive(Default)]
 struct Scratch {

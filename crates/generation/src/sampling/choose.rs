@@ -100,8 +100,7 @@ impl Chooser {
                 return self.draw_from_all(logits, filters, below(random(), sum));
             }
             total = Some(sum);
-            let bound = self.nucleus_bound(logits.len(), sum, filters);
-            self.collect(logits, bound, filters);
+            self.collect_nucleus(logits, sum, filters);
         }
         if filters.top_p < 1.0 {
             let total = total.unwrap_or_else(|| self.total());
@@ -115,6 +114,9 @@ impl Chooser {
     pub(super) fn largest(&mut self, logits: &[f32], count: usize) -> Vec<(TokenId, f32)> {
         let bound = self.lower_bound(count);
         self.gather(logits, bound);
+        self.weights.clear();
+        self.weights.resize(self.logits.len(), 0);
+        self.keep_first(count as u64, |_| 1);
         let mut largest: Vec<(TokenId, f32)> = self.tokens.iter().copied().zip(self.logits.iter().copied()).collect();
         // What was gathered is in the order of ids, and this sort keeps it among equals.
         largest.sort_by(|one, other| other.1.total_cmp(&one.1));
@@ -143,25 +145,27 @@ impl Chooser {
         let least = self.most + WEIGHT_LEAST_LOG2 / filters.scale;
         self.weight_of.clear();
         self.weight_of.extend(
-            logits
-                .chunks(BLOCK)
-                .zip(&self.most_of)
-                .map(|(block, most)| if *most < least { 0 } else { scan::weigh(block, self.most, filters.scale) }),
+            logits.chunks(BLOCK).zip(&self.most_of).map(|(block, most)| {
+                if *most < least { 0 } else { sum(&scan::weights(block, self.most, filters.scale)) }
+            }),
         );
         self.weight_of.iter().sum()
     }
 
-    /// A logit below which no token is among the most probable ones that hold `top_p` of `sum`: all
-    /// tokens of the weight `spare / tokens` and less together do not weigh more than is left over.
-    fn nucleus_bound(&self, tokens: usize, sum: u64, filters: &Filters) -> f32 {
-        let spare = (sum - share(filters.top_p, sum)) / tokens as u64;
-        let power = if spare == 0 {
-            WEIGHT_LEAST_LOG2
-        } else {
-            // The margin is a hundred times what the weights are off by.
-            (spare as f32 / WEIGHT_MOST as f32).log2() - 1e-3
-        };
-        self.most + power / filters.scale
+    /// Gathers at least the most probable tokens that hold `top_p` of `sum`. These are few most of the
+    /// time, and close to the most probable one: so it is tried with those first.
+    fn collect_nucleus(&mut self, logits: &[f32], sum: u64, filters: &Filters) {
+        let need = share(filters.top_p, sum);
+        // All tokens of the weight `spare / tokens` and less together do not weigh more than is left
+        // over. The margin is a hundred times what weights are off by.
+        let spare = (sum - need) / logits.len() as u64;
+        let last = if spare == 0 { WEIGHT_LEAST_LOG2 } else { (spare as f32 / WEIGHT_MOST as f32).log2() - 1e-3 };
+        for power in [-6.0, -12.0, last] {
+            self.collect(logits, self.most + power / filters.scale, filters);
+            if self.total() >= need {
+                return;
+            }
+        }
     }
 
     /// Gathers the tokens with logits of at least `bound` that min-p allows, and their weights.
@@ -191,50 +195,45 @@ impl Chooser {
     }
 
     fn total(&self) -> u64 {
-        self.weights.iter().map(|weight| u64::from(*weight)).sum()
+        sum(&self.weights)
     }
 
     /// Keeps the candidates with the largest logits, and of equal ones those with lower ids, until
     /// their measures make up `need`; all of them if they do not.
     fn keep_first(&mut self, mut need: u64, measure: impl Fn(u32) -> u64) {
-        self.border.clear();
-        self.border.extend(0..self.weights.len() as u32);
+        let Chooser { border, logits, weights, .. } = self;
+        border.clear();
+        border.extend(0..logits.len() as u32);
         loop {
-            let mut logits = self.border.iter().map(|place| self.logits[*place as usize]);
-            let Some(first) = logits.next() else { return };
-            let (least, most) = logits.fold((first, first), |(least, most), x| (least.min(x), most.max(x)));
-            if self.border.len() <= SORTED || least == most {
+            let (least, most) = range(border.iter().map(|place| logits[*place as usize]));
+            if border.len() <= SORTED || least >= most {
                 break;
             }
-            // The first and the last bucket have something in them, so the border gets smaller. In
-            // 64 bits: the difference of two logits may be more than 32 bits hold.
-            let step = (BUCKETS - 1) as f64 / (f64::from(most) - f64::from(least));
-            let bucket = |logit: f32| ((f64::from(most) - f64::from(logit)) * step) as usize;
-            let mut buckets = [0u64; BUCKETS];
-            for place in &self.border {
-                let place = *place as usize;
-                buckets[bucket(self.logits[place]).min(BUCKETS - 1)] += measure(self.weights[place]);
+            let bucket = Buckets::new(least, most);
+            let mut held = [0u64; BUCKETS];
+            for place in border.iter().map(|place| *place as usize) {
+                held[bucket.of(logits[place])] += measure(weights[place]);
             }
-            let mut chosen = None;
-            for (place, held) in buckets.into_iter().enumerate() {
-                if need <= held {
-                    chosen = Some(place);
-                    break;
-                }
-                need -= held;
-            }
+            let chosen = held.iter().position(|held| {
+                let here = need <= *held;
+                need -= if here { 0 } else { *held };
+                here
+            });
             let Some(chosen) = chosen else { return };
-            let logits = &self.logits;
-            self.border.retain(|place| bucket(logits[*place as usize]).min(BUCKETS - 1) == chosen);
+            // The first and the last bucket have something in them, so the border gets smaller; unless
+            // the logits are so small that their halves are equal.
+            let before = border.len();
+            border.retain(|place| bucket.of(logits[*place as usize]) == chosen);
+            if border.len() == before {
+                break;
+            }
         }
-        let logits = &self.logits;
-        self.border.sort_by(|one, other| descending(logits[*one as usize], logits[*other as usize]));
-        let last = self.border.iter().find(|place| {
-            let held = measure(self.weights[**place as usize]);
-            need = need.saturating_sub(held);
+        border.sort_by(|one, other| descending(logits[*one as usize], logits[*other as usize]));
+        let last = border.iter().map(|place| *place as usize).find(|place| {
+            need = need.saturating_sub(measure(weights[*place]));
             need == 0
         });
-        if let Some(last) = last.map(|place| *place as usize) {
+        if let Some(last) = last {
             self.keep_up_to(last);
         }
     }
@@ -260,10 +259,7 @@ impl Chooser {
     fn draw_from_all(&self, logits: &[f32], filters: &Filters, mut drawn: u64) -> Option<TokenId> {
         for (place, (block, held)) in logits.chunks(BLOCK).zip(&self.weight_of).enumerate() {
             if drawn < *held {
-                let mut weights = [0; BLOCK];
-                for (weight, logit) in weights.iter_mut().zip(block) {
-                    *weight = scan::weight(*logit, self.most, filters.scale);
-                }
+                let weights = scan::weights(block, self.most, filters.scale);
                 return position(&weights, drawn).map(|within| (place * BLOCK + within) as TokenId);
             }
             drawn -= held;
@@ -275,6 +271,32 @@ impl Chooser {
     pub(super) fn kept(&self) -> Vec<(TokenId, u32)> {
         self.tokens.iter().copied().zip(self.weights.iter().copied()).collect()
     }
+}
+
+/// Cuts a range of logits into buckets of equal width, the largest logits first.
+struct Buckets {
+    most: f32,
+    step: f32,
+}
+
+impl Buckets {
+    fn new(least: f32, most: f32) -> Buckets {
+        // Halves: the difference of two logits may be more than 32 bits hold.
+        Buckets { most: most / 2.0, step: (BUCKETS - 1) as f32 / (most / 2.0 - least / 2.0) }
+    }
+
+    /// A larger logit is never in a later bucket: subtraction and multiplication keep the order.
+    fn of(&self, logit: f32) -> usize {
+        (((self.most - logit / 2.0) * self.step) as usize).min(BUCKETS - 1)
+    }
+}
+
+fn range(logits: impl Iterator<Item = f32>) -> (f32, f32) {
+    logits.fold((f32::INFINITY, f32::NEG_INFINITY), |(least, most), logit| (least.min(logit), most.max(logit)))
+}
+
+fn sum(weights: &[u32]) -> u64 {
+    weights.iter().map(|weight| u64::from(*weight)).sum()
 }
 
 fn descending(one: f32, other: f32) -> Ordering {

@@ -28,11 +28,12 @@ pub(super) fn most(block: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |most, logit| larger(most, *logit))
 }
 
+/// 1.5 * 2^23: a number that this is added to leaves the nearest whole number in the low bits of the sum.
+const ROUND: f32 = 12_582_912.0;
+
 /// 2 to the `power`, which is at most 0; 0 below -126 and for NaN. Right to seven digits, and the same
 /// on every machine: no library function, no fused multiplication.
 fn power_of_two(power: f32) -> f32 {
-    // Adding 1.5 * 2^23 leaves the nearest whole number in the low bits of the sum.
-    const ROUND: f32 = 12_582_912.0;
     let rounded = power + ROUND;
     let whole = rounded.to_bits().wrapping_sub(ROUND.to_bits());
     let rest = power - (rounded - ROUND);
@@ -47,39 +48,42 @@ fn power_of_two(power: f32) -> f32 {
 
 /// How probable a logit is, as a share of [`WEIGHT_MOST`]. `scale` is log2(e) divided by the temperature.
 pub(super) fn weight(logit: f32, most: f32, scale: f32) -> u32 {
-    let share = power_of_two((logit - most) * scale);
-    (share * WEIGHT_MOST as f32 + 0.5) as i32 as u32
+    // `as u32` checks its range, which keeps it out of SIMD code. Adding 1.5 * 2^23 rounds, too, but
+    // leaves 22 bits only: so 15 bits, and what they leave over once more.
+    const HALF: f32 = (1 << 15) as f32;
+    let share = power_of_two((logit - most) * scale) * HALF;
+    let high = share + ROUND;
+    let low = (share - (high - ROUND)) * HALF + ROUND;
+    let whole = |rounded: f32| rounded.to_bits().wrapping_sub(ROUND.to_bits());
+    (whole(high) << 15).wrapping_add(whole(low))
 }
 
-/// The sum of a block's weights.
-pub(super) fn weigh(block: &[f32], most: f32, scale: f32) -> u64 {
-    let mut lanes = [0u64; LANES];
-    let (rows, rest) = block.as_chunks::<LANES>();
-    for row in rows {
-        for (lane, logit) in lanes.iter_mut().zip(row) {
-            *lane += u64::from(weight(*logit, most, scale));
-        }
+/// The weights of a block, one after the other: a loop long enough for the compiler to vectorise.
+pub(super) fn weights(block: &[f32], most: f32, scale: f32) -> [u32; BLOCK] {
+    let mut weights = [0; BLOCK];
+    for (weight, logit) in weights.iter_mut().zip(block) {
+        *weight = self::weight(*logit, most, scale);
     }
-    lanes.iter().sum::<u64>() + rest.iter().map(|logit| u64::from(weight(*logit, most, scale))).sum::<u64>()
+    weights
 }
 
 /// The sum of e^(logit - most) over all logits; `most` is finite. Infinite logits count as the largest
 /// finite one.
 pub(super) fn sum_of_exponentials(logits: &[f32], most: f32) -> f64 {
-    let term = |logit: f32| {
-        let finite = if logit > f32::MAX { f32::MAX } else { logit };
-        power_of_two((finite - most) * std::f32::consts::LOG2_E)
-    };
     let mut sum = 0.0;
     for block in logits.chunks(BLOCK) {
+        let mut terms = [0f32; BLOCK];
+        for (term, logit) in terms.iter_mut().zip(block) {
+            let finite = if *logit > f32::MAX { f32::MAX } else { *logit };
+            *term = power_of_two((finite - most) * std::f32::consts::LOG2_E);
+        }
         let mut lanes = [0f32; LANES];
-        let (rows, rest) = block.as_chunks::<LANES>();
-        for row in rows {
-            for (lane, logit) in lanes.iter_mut().zip(row) {
-                *lane += term(*logit);
+        for row in terms.as_chunks::<LANES>().0 {
+            for (lane, term) in lanes.iter_mut().zip(row) {
+                *lane += term;
             }
         }
-        sum += f64::from(lanes.iter().sum::<f32>()) + rest.iter().map(|logit| f64::from(term(*logit))).sum::<f64>();
+        sum += f64::from(lanes.iter().sum::<f32>());
     }
     sum
 }
@@ -96,6 +100,10 @@ pub(super) fn copy_allowed(logits: &[f32], allowed: Option<&[u32]>, to: &mut Vec
     to.resize(logits.len(), f32::NEG_INFINITY);
     for ((to, from), word) in to.chunks_mut(32).zip(logits.chunks(32)).zip(words) {
         if *word == 0 {
+            continue;
+        }
+        if *word == u32::MAX {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = number(*from));
             continue;
         }
         for (place, (to, from)) in to.iter_mut().zip(from).enumerate() {
@@ -124,6 +132,16 @@ mod tests {
         assert_eq!(power_of_two(0.0), 1.0);
         for power in [-126.1, -1e30, f32::NEG_INFINITY, f32::NAN] {
             assert_eq!(power_of_two(power), 0.0);
+        }
+    }
+
+    #[test]
+    fn weights_are_rounded_shares() {
+        for step in 0..330_000 {
+            let power = -(step as f32) / 10_000.0;
+            let right = f64::from(power_of_two(power)) * f64::from(WEIGHT_MOST);
+            let got = f64::from(weight(power, 0.0, 1.0));
+            assert!((got - right).abs() <= 0.5, "{got} for {right}");
         }
     }
 

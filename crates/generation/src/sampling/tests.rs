@@ -254,6 +254,19 @@ fn an_outlier_does_not_make_all_others_one_bucket() {
 }
 
 #[test]
+fn the_smallest_differences_there_are_do_not_keep_it_busy() {
+    // Half of the smallest number is 0.
+    let logits: Vec<f32> = (0..5_000u32).map(|token| f32::from_bits(token * 7 % 2)).collect();
+    for options in [
+        SamplingOptions { top_k: 3_000, ..SamplingOptions::default() },
+        SamplingOptions { top_p: 0.3, ..SamplingOptions::default() },
+    ] {
+        let (_, kept) = choose(&logits, &options, 0);
+        assert_eq!(kept, reference(&logits, &options));
+    }
+}
+
+#[test]
 fn equal_seeds_give_equal_tokens_and_answers_differ() {
     let logits = model_like(1_000, 3);
     let options = SamplingOptions { seed: Some(42), temperature: 1.5, ..SamplingOptions::default() };
