@@ -132,7 +132,7 @@ impl Parameters {
         .collect();
         if let [(first, _), (second, _), ..] = asked.as_slice() {
             let text = format!("`{first}` and `{second}` both say what the text has to look like; send one");
-            return Err(ApiError::invalid(text).with_param(second));
+            return Err(ApiError::invalid(text).with_param(*second));
         }
         Ok(asked.into_iter().next().map(|(_, format)| format))
     }
