@@ -82,7 +82,9 @@ fn folders() -> Vec<PathBuf> {
 }
 
 impl Backend {
-    pub(crate) fn llama(&self) -> &LlamaBackend {
+    /// The binding's own handle, for tests that compare with it.
+    #[must_use]
+    pub fn llama(&self) -> &LlamaBackend {
         &self.llama
     }
 

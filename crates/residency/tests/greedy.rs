@@ -1,0 +1,198 @@
+//! What Halny writes greedily is what llama.cpp itself writes: alone, beside others, with shared prefixes,
+//! and with sequences that give way and are read again.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::cell::RefCell;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use halny_engine::{CellFormat, Device, LanguageEngine, LanguageSpec, LoadedLanguage, Specials, TokenId};
+use halny_engine_llama::LlamaEngine;
+use halny_generation::job::Sink;
+use halny_generation::refusal::GenerationError;
+use halny_generation::request::{Event, Request};
+use halny_generation::sampling::SamplingOptions;
+use halny_generation::scheduler::{Scheduler, Settings};
+use halny_generation::text::StopStrings;
+use halny_types::{RequestContext, TenantId, Tick};
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::sampling::LlamaSampler;
+
+/// Tokens of each answer.
+const TOKENS: usize = 12;
+
+const SUBJECTS: [&str; 10] = [
+    "The capital of France is",
+    "A recipe for bread needs",
+    "In the year 1969,",
+    "def fibonacci(n):\n",
+    "The mountains in winter",
+    "Dear Sir or Madam,",
+    "1, 2, 3, 4, 5,",
+    "The quick brown fox",
+    "Water boils at",
+    "Once upon a time there was",
+];
+const BEGINNINGS: [&str; 5] = [
+    "",
+    "Notes of a traveller, first part. ",
+    "Q: What comes next?\nA: ",
+    "From the archive of the town library, page 12: ",
+    "The following text is taken from a book about the history of the sciences and of those who made it. ",
+];
+
+fn gemma() -> PathBuf {
+    let cache = std::env::var_os("HALNY_CACHE").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/halny"));
+    let file = cache.join("models/gemma3-270m/model.gguf");
+    assert!(file.exists(), "{} is missing; `make models` fetches it", file.display());
+    file
+}
+
+fn load(cells: usize) -> LoadedLanguage {
+    let spec = LanguageSpec {
+        weights: gemma(),
+        device: Device::Cpu,
+        device_layers: None,
+        threads: 2,
+        cells,
+        sequences: 32,
+        step_tokens: 256,
+        cell_format: CellFormat::F16,
+        flash_attention: None,
+        adapters: Vec::new(),
+    };
+    LlamaEngine.load(&spec).unwrap()
+}
+
+/// llama.cpp's own loop: the prompt in one batch, its own sampler, one token at a time. Also tells how
+/// far ahead of the second each chosen token was.
+fn llama_cpp(prompts: &[Vec<TokenId>]) -> Vec<Vec<(TokenId, f32)>> {
+    // Loading ours has loaded the compute libraries; a second backend is not allowed, and not needed.
+    let backend = halny_engine_llama::backends::backend().unwrap();
+    let model = LlamaModel::load_from_file(backend.llama(), gemma(), &LlamaModelParams::default()).unwrap();
+    let params = LlamaContextParams::default().with_n_ctx(NonZeroU32::new(512)).with_n_threads(2).with_n_threads_batch(2);
+    let mut context = model.new_context(backend.llama(), params).unwrap();
+    let mut answers = Vec::new();
+    for prompt in prompts {
+        context.clear_kv_cache();
+        let mut sampler = LlamaSampler::greedy();
+        let mut batch = LlamaBatch::new(512, 1);
+        for (place, token) in prompt.iter().enumerate() {
+            let token = llama_cpp_2::token::LlamaToken(*token as i32);
+            batch.add(token, place as i32, &[0], place + 1 == prompt.len()).unwrap();
+        }
+        let mut answer = Vec::new();
+        let mut at = prompt.len() as i32;
+        while answer.len() < TOKENS {
+            context.decode(&mut batch).unwrap();
+            let row = batch.n_tokens() - 1;
+            let token = sampler.sample(&context, row);
+            let mut logits = context.get_logits_ith(row).to_vec();
+            logits.sort_by(|a, b| b.total_cmp(a));
+            answer.push((token.0 as TokenId, logits[0] - logits[1]));
+            batch.clear();
+            batch.add(token, at, &[0], true).unwrap();
+            at += 1;
+        }
+        answers.push(answer);
+    }
+    answers
+}
+
+#[derive(Clone, Default)]
+struct Client(Rc<RefCell<(Vec<TokenId>, Option<u32>)>>);
+
+impl Sink for Client {
+    fn send(&mut self, event: Result<Event, GenerationError>) {
+        let mut received = self.0.borrow_mut();
+        match event.unwrap() {
+            Event::Text { written, .. } => received.0.extend(written.iter().map(|written| written.token)),
+            Event::Finished(finished) => received.1 = Some(finished.usage.preemptions),
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        false
+    }
+}
+
+/// What our scheduler writes to the prompts with `running` at once, and how often one gave way. With
+/// `sharing`, all belong to one tenant; without, each to its own.
+fn halny(loaded: LoadedLanguage, prompts: &[Vec<TokenId>], running: usize, sharing: bool) -> (Vec<Vec<TokenId>>, u32) {
+    let LoadedLanguage { model, mut decoder, .. } = loaded;
+    let mut scheduler = Scheduler::new(model, decoder.limits(), Settings { running, stretch: 1.8 });
+    let mut clients = Vec::new();
+    for (place, prompt) in prompts.iter().enumerate() {
+        let tenant = if sharing { "one".to_owned() } else { format!("t{place}") };
+        let context = RequestContext::new(TenantId::new(&tenant).unwrap(), Tick::now(), Duration::from_secs(3_600));
+        let request = Request {
+            context,
+            prompt: prompt.clone().into(),
+            max_tokens: TOKENS,
+            sampling: SamplingOptions { temperature: 0.0, logprobs: Some(0), ..SamplingOptions::default() },
+            answer: 0,
+            stop: StopStrings::default(),
+            include_stop: false,
+            ignore_end: true,
+            grammar: None,
+            adapter: None,
+        };
+        let client = Client::default();
+        scheduler.submit(request, client.clone());
+        clients.push(client);
+    }
+    while scheduler.running() + scheduler.waiting() > 0 {
+        scheduler.step(decoder.as_mut(), &Tick::now);
+    }
+    scheduler.forget(decoder.as_mut());
+    assert_eq!(scheduler.cells_taken(), 0);
+    let preempted = clients.iter().map(|client| client.0.borrow().1.unwrap()).sum();
+    (clients.iter().map(|client| client.0.borrow().0.clone()).collect(), preempted)
+}
+
+/// Equal up to the first token that was so close that the order of a sum decides it.
+fn assert_equal(how: &str, expected: &[Vec<(TokenId, f32)>], found: &[Vec<TokenId>]) {
+    let mut close = 0;
+    for (place, (expected, found)) in expected.iter().zip(found).enumerate() {
+        let differs = expected.iter().zip(found).position(|((token, _), other)| token != other);
+        if let Some(at) = differs {
+            let gap = expected[at].1;
+            assert!(gap < CLOSE, "{how}: prompt {place}, token {at}: {} and not {} (gap {gap})", found[at], expected[at].0);
+            close += 1;
+        }
+        assert_eq!(found.len(), TOKENS);
+    }
+    println!("{how}: {close} of {} decided by rounding", expected.len());
+    assert!(close <= expected.len() / 10, "{how}: {close} differ");
+}
+
+/// Logits closer than this are one and the same to half precision: llama.cpp differs by as much from
+/// itself when a prompt is read in two batches instead of one.
+const CLOSE: f32 = 0.05;
+
+#[test]
+fn greedy_output_is_llama_cpps_own() {
+    let model = load(512).model;
+    let prompts: Vec<Vec<TokenId>> = BEGINNINGS
+        .iter()
+        .flat_map(|beginning| SUBJECTS.iter().map(move |subject| format!("{beginning}{subject}")))
+        .map(|text| model.tokenise(&text, Specials::AsText, true))
+        .collect();
+    assert_eq!(prompts.len(), 50);
+    let expected = llama_cpp(&prompts);
+    let (alone, _) = halny(load(4_096), &prompts, 1, false);
+    assert_equal("alone", &expected, &alone);
+    let (beside, _) = halny(load(4_096), &prompts, 8, false);
+    assert_equal("eight at once", &expected, &beside);
+    let (shared, _) = halny(load(4_096), &prompts, 8, true);
+    assert_equal("eight at once, prefixes shared", &expected, &shared);
+    let (preempted, count) = halny(load(256), &prompts, 8, true);
+    assert!(count > 0, "nobody gave way");
+    assert_equal("eight at once, 256 cells", &expected, &preempted);
+}
