@@ -102,10 +102,7 @@ impl Backend {
     pub(crate) fn cuda(&self) -> Vec<Found> {
         let of_cuda = list_llama_ggml_backend_devices().into_iter().filter(|device| {
             device.backend == "CUDA"
-                && matches!(
-                    device.device_type,
-                    LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu
-                )
+                && matches!(device.device_type, LlamaBackendDeviceType::Gpu | LlamaBackendDeviceType::IntegratedGpu)
         });
         (0..)
             .zip(of_cuda)

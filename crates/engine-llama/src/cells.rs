@@ -20,12 +20,8 @@ mod tests {
 
     #[test]
     fn the_first_position_of_every_sequence_is_told() {
-        let token = |sequence, position| StepToken {
-            token: 1,
-            position,
-            sequence: SequenceId(sequence),
-            wants_logits: false,
-        };
+        let token =
+            |sequence, position| StepToken { token: 1, position, sequence: SequenceId(sequence), wants_logits: false };
         assert_eq!(starts(&[token(3, 7), token(1, 0), token(3, 8)]), [(SequenceId(3), 7), (SequenceId(1), 0)]);
     }
 }

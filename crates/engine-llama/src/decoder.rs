@@ -58,9 +58,7 @@ impl LlamaDecoder {
             }
             None => match adapters.first_mut() {
                 // The binding wants an adapter and takes all of them away.
-                Some((adapter, _)) => {
-                    context.lora_adapter_remove(adapter).map_err(|error| failed(error.to_string()))
-                }
+                Some((adapter, _)) => context.lora_adapter_remove(adapter).map_err(|error| failed(error.to_string())),
                 None => Ok(()),
             },
         })?;

@@ -158,7 +158,8 @@ fn cell_bytes(model: &LlamaModel, format: CellFormat) -> u64 {
         let even = u64::try_from(model.n_embd()).unwrap_or(0) / heads;
         read.and_then(|text| text.parse::<u64>().ok()).unwrap_or(even)
     };
-    let numbers = u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * (length("key_length") + length("value_length"));
+    let numbers =
+        u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * (length("key_length") + length("value_length"));
     match format {
         CellFormat::F16 => numbers * 2,
         // 32 numbers and a scale of two bytes.

@@ -11,6 +11,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use halny_cpu_pool::CpuPool;
 use halny_engine::testsuite::FakeEngine;
+use halny_engine::testsuite::decoder::FakeLanguageEngine;
 use halny_engine::{Dim, ElementType, EngineError, Port, Signature, Tensor};
 use halny_engine_onnx::testgraph;
 use halny_gateway::oip::proto::model_infer_request::{InferInputTensor, InferRequestedOutputTensor};
@@ -20,7 +21,7 @@ use halny_gateway::oip::proto::{
     RepositoryIndexRequest, RepositoryIndexResponse, ServerLiveRequest, ServerLiveResponse, infer_parameter,
 };
 use halny_gateway::{Limits, Listener, LiveLimits, Shared, admin_router, data_router, serve};
-use halny_residency::{Places, Residency};
+use halny_residency::{Engines, Places, Residency};
 use halny_telemetry::Metrics;
 use halny_types::project::{Server, check};
 use http::{Request, StatusCode};

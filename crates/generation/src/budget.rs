@@ -85,14 +85,14 @@ fn solve(squares: &[[f64; 3]; 3], products: &[f64; 3]) -> Option<[f64; 3]> {
         row[i] += row[i].max(scale) * 1e-6;
     }
     for i in 0..3 {
-        let pivot = m[i][i];
+        let (above, pivot) = (m[i], m[i][i]);
         if pivot.abs() < f64::MIN_POSITIVE {
             return None;
         }
         for j in i + 1..3 {
             let factor = m[j][i] / pivot;
-            for k in i..3 {
-                m[j][k] -= factor * m[i][k];
+            for (entry, above) in m[j].iter_mut().zip(above) {
+                *entry -= factor * above;
             }
             v[j] -= factor * v[i];
         }

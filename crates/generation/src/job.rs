@@ -117,10 +117,13 @@ impl<S: Sink> Job<S> {
             }
             Some(last) => Gap::Between(last.until(now)),
         };
-        (self.write_token(model, logits).unwrap_or_else(|error| {
-            self.fail(error);
-            Next::Done
-        }), gap)
+        (
+            self.write_token(model, logits).unwrap_or_else(|error| {
+                self.fail(error);
+                Next::Done
+            }),
+            gap,
+        )
     }
 
     fn write_token(&mut self, model: &dyn LanguageModel, logits: &[f32]) -> Result<Next, GenerationError> {
@@ -128,8 +131,7 @@ impl<S: Sink> Job<S> {
             Some(grammar) => Some(grammar.mask().map_err(|error| GenerationError::Grammar(error.to_string()))?),
             None => None,
         };
-        let picked =
-            self.sampler.pick(logits, allowed).map_err(|error| GenerationError::Grammar(error.to_string()))?;
+        let picked = self.sampler.pick(logits, allowed).map_err(|error| GenerationError::Grammar(error.to_string()))?;
         let token = picked.token;
         self.tokens.push(token);
         self.usage.written_tokens += 1;
@@ -165,7 +167,8 @@ impl<S: Sink> Job<S> {
     }
 
     fn finish(&mut self, reason: FinishReason) -> Next {
-        let rest = if matches!(reason, FinishReason::StopString(_)) { String::new() } else { self.emitter.finish().text };
+        let rest =
+            if matches!(reason, FinishReason::StopString(_)) { String::new() } else { self.emitter.finish().text };
         self.send_text(rest);
         self.sink.send(Ok(Event::Finished(Finished { reason, usage: self.usage })));
         Next::Done

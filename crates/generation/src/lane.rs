@@ -10,8 +10,8 @@ use halny_engine::{Decoder, LanguageModel};
 use halny_telemetry::GenerationMetrics;
 use halny_types::Tick;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
 use crate::job::Sink;
 use crate::refusal::GenerationError;

@@ -220,7 +220,13 @@ impl<S: Sink> Scheduler<S> {
         self.waiting.push_front(&job.space.tenant.clone(), job.priority(), job);
     }
 
-    fn start(&mut self, mut job: Box<Job<S>>, sequence: halny_engine::SequenceId, shared: usize, report: &mut StepReport) {
+    fn start(
+        &mut self,
+        mut job: Box<Job<S>>,
+        sequence: halny_engine::SequenceId,
+        shared: usize,
+        report: &mut StepReport,
+    ) {
         if !job.charged {
             job.charged = true;
             job.usage.shared_tokens = shared;
@@ -318,14 +324,7 @@ impl<S: Sink> Scheduler<S> {
     }
 
     /// The step ran: what it computed is there, and who wanted logits gets a token.
-    fn advance(
-        &mut self,
-        decoder: &mut dyn Decoder,
-        plan: &Plan,
-        ran: RunReport,
-        now: Tick,
-        report: &mut StepReport,
-    ) {
+    fn advance(&mut self, decoder: &mut dyn Decoder, plan: &Plan, ran: RunReport, now: Tick, report: &mut StepReport) {
         let total = plan.tokens.len();
         report.device_time += ran.device_time;
         report.written += plan.written;

@@ -143,8 +143,26 @@ struct Asked {
 
 fn asked() -> impl Strategy<Value = Asked> {
     let leaves = prop_oneof![3 => Just(None), 1 => (0usize..60).prop_map(Some)];
-    (0usize..60, leaves, 0u8..3, 0usize..40, prop::collection::vec(0u8..3, 1..20), 1usize..30, prop::option::weighted(0.2, 0usize..2), prop::bool::weighted(0.2))
-        .prop_map(|(at, leaves, tenant, trunk, tail, max_tokens, adapter, urgent)| Asked { at, leaves, tenant, trunk, tail, max_tokens, adapter, urgent })
+    (
+        0usize..60,
+        leaves,
+        0u8..3,
+        0usize..40,
+        prop::collection::vec(0u8..3, 1..20),
+        1usize..30,
+        prop::option::weighted(0.2, 0usize..2),
+        prop::bool::weighted(0.2),
+    )
+        .prop_map(|(at, leaves, tenant, trunk, tail, max_tokens, adapter, urgent)| Asked {
+            at,
+            leaves,
+            tenant,
+            trunk,
+            tail,
+            max_tokens,
+            adapter,
+            urgent,
+        })
 }
 
 fn made(asked: &Asked) -> Request {
@@ -388,12 +406,12 @@ fn a_request_that_fits_nowhere_ends_instead_of_waiting_for_ever() {
 #[test]
 fn device_time_is_shared_out_to_the_last_nanosecond() {
     let mut world = World::new(limits(300, 8, 64, true), settings(8));
-    let clients: Vec<Client> =
-        (0..5u32).map(|at| world.submit(request("a", (at..at + 17).collect(), 9))).collect();
+    let clients: Vec<Client> = (0..5u32).map(|at| world.submit(request("a", (at..at + 17).collect(), 9))).collect();
     let mut total = Duration::ZERO;
     while world.scheduler.running() + world.scheduler.waiting() > 0 {
         total += world.step().device_time;
     }
-    let shared: Duration = clients.iter().map(|client| client.0.borrow().finished.as_ref().unwrap().usage.device_time).sum();
+    let shared: Duration =
+        clients.iter().map(|client| client.0.borrow().finished.as_ref().unwrap().usage.device_time).sum();
     assert_eq!(shared, total);
 }

@@ -27,9 +27,9 @@ mod warm_ups;
 mod writing;
 
 pub use error::{LoadCause, LoadError, ResidencyError, RunError};
+pub use inference::{Answers, Inference, LoadedProfile};
 pub use load::{Engines, Places};
 pub use model::{LoadedModel, ProfileCard, Work};
-pub use inference::{Answers, Inference, LoadedProfile};
 pub use residency::{Applied, Residency};
 pub use runner::ModelRunner;
 pub use state::{ModelState, ModelStatus};

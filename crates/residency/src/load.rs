@@ -170,7 +170,7 @@ impl Loader {
             })?;
             let loaded = self
                 .engines
-            .graphs
+                .graphs
                 .load(&self.spec(profile, graph, version)?)
                 .map_err(|error| LoadCause::Engine { profile: profile.name.to_string(), error })?;
             phases.0.extend(loaded.phases.iter().cloned());

@@ -91,9 +91,12 @@ impl Loader {
                     let wrong = "it changes the token table, which this model shares with its output";
                     Err(LoadCause::Start(format!("adapter {name}: {wrong}")))
                 }
-                GgufKind::LoraAdapter { experts: Some(experts), .. } if experts != base.experts => Err(LoadCause::Start(
-                    format!("adapter {name}: it is for {experts} experts, the model has {}", base.experts),
-                )),
+                GgufKind::LoraAdapter { experts: Some(experts), .. } if experts != base.experts => {
+                    Err(LoadCause::Start(format!(
+                        "adapter {name}: it is for {experts} experts, the model has {}",
+                        base.experts
+                    )))
+                }
                 GgufKind::LoraAdapter { .. } => Ok(AdapterSpec { weights, scale: adapter.scale }),
             }
         };

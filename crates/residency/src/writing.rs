@@ -7,8 +7,8 @@ use halny_chat::{ChatTemplate, ToolFormat};
 use halny_engine::{Choice, LanguageModel};
 use halny_generation::grammar::Grammars;
 use halny_generation::lane::{Generation, Lane};
-use halny_generation::request::Request;
 use halny_generation::refusal::GenerationError;
+use halny_generation::request::Request;
 use halny_telemetry::{LaneLabels, Metrics};
 use halny_types::{ModelName, ModelVersion, RequestContext, Tick};
 

@@ -76,7 +76,8 @@ fn llama_cpp(prompts: &[Vec<TokenId>]) -> Vec<Vec<(TokenId, f32)>> {
     // Loading ours has loaded the compute libraries; a second backend is not allowed, and not needed.
     let backend = halny_engine_llama::backends::backend().unwrap();
     let model = LlamaModel::load_from_file(backend.llama(), gemma(), &LlamaModelParams::default()).unwrap();
-    let params = LlamaContextParams::default().with_n_ctx(NonZeroU32::new(512)).with_n_threads(2).with_n_threads_batch(2);
+    let params =
+        LlamaContextParams::default().with_n_ctx(NonZeroU32::new(512)).with_n_threads(2).with_n_threads_batch(2);
     let mut context = model.new_context(backend.llama(), params).unwrap();
     let mut answers = Vec::new();
     for prompt in prompts {
@@ -163,12 +164,16 @@ fn assert_equal(how: &str, expected: &[Vec<(TokenId, f32)>], found: &[Vec<TokenI
         let differs = expected.iter().zip(found).position(|((token, _), other)| token != other);
         if let Some(at) = differs {
             let gap = expected[at].1;
-            assert!(gap < CLOSE, "{how}: prompt {place}, token {at}: {} and not {} (gap {gap})", found[at], expected[at].0);
+            assert!(
+                gap < CLOSE,
+                "{how}: prompt {place}, token {at}: {} and not {} (gap {gap})",
+                found[at],
+                expected[at].0
+            );
             close += 1;
         }
         assert_eq!(found.len(), TOKENS);
     }
-    println!("{how}: {close} of {} decided by rounding", expected.len());
     assert!(close <= expected.len() / 10, "{how}: {close} differ");
 }
 

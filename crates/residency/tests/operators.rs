@@ -13,7 +13,7 @@ use halny_types::project::{Project, check};
 use parking_lot::{Condvar, Mutex};
 use tokio::task::JoinHandle;
 
-use rig::{Rig, double, gated, item, project, rig};
+use rig::{Rig, double, gated, inference, item, project, rig};
 
 type Loading = JoinHandle<Result<Result<(), LoadError>, ResidencyError>>;
 
@@ -121,7 +121,7 @@ async fn a_load_that_waits_behind_a_reload_loads_what_the_reload_says() {
     first.await.unwrap().unwrap().unwrap();
     assert!(reload.await.unwrap().failed.is_empty());
     second.await.unwrap().unwrap().unwrap();
-    assert_eq!(it.residency().get("a").unwrap().deadline(None), Duration::from_secs(7));
+    assert_eq!(inference(it.residency(), "a").unwrap().deadline(None), Duration::from_secs(7));
 }
 
 #[tokio::test]
@@ -273,7 +273,7 @@ async fn an_operator_loads_what_the_project_now_says_also_after_that_could_not_b
     }
     std::fs::write(&graph, sound).unwrap();
     rig.residency.load("a").await.unwrap().unwrap();
-    assert_eq!(rig.residency.get("a").unwrap().deadline(None), Duration::from_secs(7));
+    assert_eq!(inference(&rig.residency, "a").unwrap().deadline(None), Duration::from_secs(7));
 }
 
 #[tokio::test]
@@ -293,7 +293,7 @@ async fn a_request_that_names_a_profile_has_that_profiles_time() {
         [[models.profiles]]\nname = \"patient\"\ninstances = 1\ndeadline_ms = 7000\n";
     let project = check(text).unwrap_or_else(|problems| panic!("{problems:?}")).project;
     assert!(rig.residency.apply(&project).await.failed.is_empty());
-    let model = rig.residency.get("a").unwrap();
+    let model = inference(&rig.residency, "a").unwrap();
     let seconds = |profile| model.deadline(profile).as_secs();
     assert_eq!((seconds(Some("quick")), seconds(Some("patient")), seconds(None)), (1, 7, 7));
     assert_eq!(seconds(Some("absent")), 7, "a later step refuses it");

@@ -12,7 +12,7 @@ use halny_residency::{ModelState, ResidencyError};
 use halny_types::project::check;
 use halny_types::{Blame, Fault, RequestContext, TenantId, Tick};
 
-use rig::{context, double, gated, item, project, rig};
+use rig::{context, double, gated, inference, item, project, rig};
 
 #[tokio::test]
 async fn a_project_is_served_and_metrics_name_its_version() {
@@ -139,7 +139,7 @@ async fn unloading_waits_for_what_was_accepted() {
     let rig = rig(engine);
     rig.residency.apply(&project(&[("a", "")])).await;
     *gate.0.lock() = false;
-    let model = rig.residency.get("a").unwrap();
+    let model = inference(&rig.residency, "a").unwrap();
     let running = tokio::spawn(async move {
         let outcomes = model.run(&context(), vec![item(&model.task, 5.0)], None).await.unwrap();
         outcomes[0].is_ok()
@@ -169,7 +169,7 @@ async fn a_later_profile_takes_what_the_first_refuses_and_a_named_one_is_the_onl
     let project = check(text).unwrap_or_else(|problems| panic!("{problems:?}")).project;
     assert!(rig.residency.apply(&project).await.failed.is_empty());
     *gate.0.lock() = false;
-    let model = rig.residency.get("a").unwrap();
+    let model = inference(&rig.residency, "a").unwrap();
     let context = context();
     let run = |profile| model.run(&context, vec![item(&model.task, 1.0)], profile);
     let error = run(Some("medium")).await.unwrap_err();
@@ -190,7 +190,7 @@ async fn a_deadline_that_passes_ends_the_wait() {
     let rig = rig(engine);
     rig.residency.apply(&project(&[("a", "")])).await;
     *gate.0.lock() = false;
-    let model = rig.residency.get("a").unwrap();
+    let model = inference(&rig.residency, "a").unwrap();
     let context = RequestContext::new(TenantId::anonymous(), Tick::now(), Duration::from_millis(300));
     let error = model.run(&context, vec![item(&model.task, 1.0)], None).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Late, "{error}");

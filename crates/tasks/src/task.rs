@@ -68,7 +68,9 @@ impl Task {
             }
             TaskKind::ClassifyImage => Task::open_image(folder, signature),
             TaskKind::Tensor => Ok(Task::open_tensor(signature)),
-            TaskKind::Generate => Err(TaskError::Options("a language model runs no graph; its source holds a GGUF file".to_owned())),
+            TaskKind::Generate => {
+                Err(TaskError::Options("a language model runs no graph; its source holds a GGUF file".to_owned()))
+            }
         }
     }
 

@@ -3,10 +3,7 @@
 
 use std::path::PathBuf;
 
-use halny_types::project::{
-    Cache, CpuThreads, Model, OnnxRuntime, PROBLEMS_MAX, Packing, Pooling, Precision, Profile, Project, Server,
-    TaskKind, TextOptions, check, schema,
-};
+use halny_types::project::{Adapter, Cache, CellFormat, CpuThreads, GenerateOptions, GenerateProfile, Model, OnnxRuntime, PROBLEMS_MAX, Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions, check, schema};
 use halny_types::{ByteSize, ModelName, ProfileName};
 use proptest::option::of;
 use proptest::prelude::*;
@@ -100,8 +97,9 @@ prop_compose! {
             max_batch_delay_ms,
             max_queue_items: max_batch_size + more_items,
             max_queue: ByteSize(max_queue),
-            deadline_ms: max_batch_delay_ms + more_time,
+            deadline_ms: Some(max_batch_delay_ms + more_time),
             packing,
+            generate: None,
         }
     }
 }
@@ -118,6 +116,48 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn generate_profile()(
+        cells in 256_usize..=16_777_216,
+        cell_format in select(vec![CellFormat::F16, CellFormat::Q8, CellFormat::Q4]),
+        max_running in 1_usize..=192,
+        more_tokens in 16_usize..=60_000,
+        stretch in 2_u32..=100,
+        device_layers in of(0_u32..=10_000),
+        flash_attention in of(any::<bool>()),
+        max_waiting in 1_usize..=1_000_000,
+        max_wait_ms in 1_u64..=3_600_000,
+    ) -> GenerateProfile {
+        GenerateProfile {
+            cells,
+            cell_format,
+            max_running,
+            step_tokens: max_running + more_tokens,
+            stretch: f64::from(stretch),
+            device_layers,
+            flash_attention,
+            max_waiting,
+            max_wait_ms,
+        }
+    }
+}
+
+prop_compose! {
+    fn generate()(
+        file in of("[a-z]{1,20}\\.gguf"),
+        chat_template in of(path()),
+        max_tokens in of(1_usize..=1_048_576),
+        scales in prop::collection::vec(0_u32..=100, 0..3),
+    ) -> GenerateOptions {
+        let adapter = |(at, scale): (usize, u32)| Adapter {
+            name: ModelName::new(&format!("a{at}")).unwrap(),
+            file: format!("a{at}.gguf").into(),
+            scale: scale as f32,
+        };
+        GenerateOptions { file, chat_template, max_tokens, adapters: scales.into_iter().enumerate().map(adapter).collect() }
+    }
+}
+
+prop_compose! {
     fn model()(
         name in "[a-z0-9][a-z0-9._-]{0,40}",
         source in prop_oneof![
@@ -127,7 +167,10 @@ prop_compose! {
         ],
         task in select(vec![
             TaskKind::Embed, TaskKind::ClassifyText, TaskKind::Rerank, TaskKind::ClassifyImage, TaskKind::Tensor,
+            TaskKind::Generate,
         ]),
+        generate in of(generate()),
+        generate_profile in of(generate_profile()),
         text in of(text()),
         preload: bool,
         profiles in prop::collection::vec(profile(), 0..4),
@@ -138,8 +181,13 @@ prop_compose! {
             source,
             task,
             text: text.filter(|_| task.takes_text()),
+            generate: generate.filter(|_| task == TaskKind::Generate),
             preload,
-            profiles: named.map(|(at, p)| Profile { name: ProfileName::new(&format!("p{at}")).unwrap(), ..p }).collect(),
+            profiles: named.map(|(at, p)| Profile {
+                name: ProfileName::new(&format!("p{at}")).unwrap(),
+                generate: generate_profile.clone().filter(|_| task == TaskKind::Generate),
+                ..p
+            }).collect(),
         }
     }
 }

@@ -96,7 +96,7 @@ pub fn fake_next(tokens: &[TokenId], adapter: Option<usize>) -> TokenId {
         hash = (hash ^ u64::from(*token)).wrapping_mul(0x0100_0000_01b3);
         hash ^= hash >> 29;
     }
-    if hash % 61 == 0 { END } else { 97 + (hash >> 8) as TokenId % 26 }
+    if hash.is_multiple_of(61) { END } else { 97 + (hash >> 8) as TokenId % 26 }
 }
 
 /// Counts what a [`FakeDecoder`] does, from outside.

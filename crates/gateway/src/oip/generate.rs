@@ -78,7 +78,8 @@ async fn run(
     let (writing, adapter) = prepare::writer(shared, &target.model)?;
     check_version(&writing.name, &writing.version, &target.version)?;
     let raw = request.parameters.as_ref().map_or("{}", |raw| raw.get());
-    let unreadable = |error: serde_json::Error| ApiError::invalid(format!("parameters: {error}")).with_param("parameters");
+    let unreadable =
+        |error: serde_json::Error| ApiError::invalid(format!("parameters: {error}")).with_param("parameters");
     let parameters: Parameters = serde_json::from_str(raw).map_err(unreadable)?;
     let lengths: Lengths = serde_json::from_str(raw).map_err(unreadable)?;
     if parameters.n.is_some_and(|n| n != 1) {
@@ -104,7 +105,9 @@ async fn run(
         return Err(ApiError::new(halny_types::Fault::Ours, "the model gave no answer"));
     };
     let bytes = whole.text.len();
-    answer::json(shared, bytes, move || Ok(told.object(&whole.text, Some(&whole.finished)))).await.map(IntoResponse::into_response)
+    answer::json(shared, bytes, move || Ok(told.object(&whole.text, Some(&whole.finished))))
+        .await
+        .map(IntoResponse::into_response)
 }
 
 struct Told {

@@ -84,7 +84,10 @@ impl Service {
         version: &str,
         tell: impl FnOnce(&LoadedModel) -> T,
     ) -> Result<Response<T>, Status> {
-        let told = self.shared.model(name).and_then(|model| check_version(&model.name, &model.version, version).map(|()| tell(&model)));
+        let told = self
+            .shared
+            .model(name)
+            .and_then(|model| check_version(&model.name, &model.version, version).map(|()| tell(&model)));
         told.map(Response::new).map_err(|error| error.to_status())
     }
 
@@ -115,7 +118,8 @@ impl GrpcInferenceService for Service {
     /// As Triton, says no rather than failing for a model that is not there.
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Result<Response<ModelReadyResponse>, Status> {
         let ModelReadyRequest { name, version } = request.into_inner();
-        let ready = self.shared.model(&name).is_ok_and(|model| check_version(&model.name, &model.version, &version).is_ok());
+        let ready =
+            self.shared.model(&name).is_ok_and(|model| check_version(&model.name, &model.version, &version).is_ok());
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 

@@ -2,9 +2,9 @@
 
 use halny_engine::{ElementType, Port};
 use halny_residency::{Inference, LoadedModel};
-use halny_types::{ModelName, ModelVersion};
 use halny_types::Fault;
 use halny_types::project::TaskKind;
+use halny_types::{ModelName, ModelVersion};
 
 use super::tensors::{Given, shown};
 use crate::ApiError;

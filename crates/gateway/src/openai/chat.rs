@@ -163,8 +163,7 @@ impl Told {
     }
 
     fn choice(&self, index: usize, answer: Gathered) -> Value {
-        let logprobs =
-            self.logprobs.then(|| logprobs::of_chat(self.writing.model.as_ref(), &answer.written));
+        let logprobs = self.logprobs.then(|| logprobs::of_chat(self.writing.model.as_ref(), &answer.written));
         let mut reason = reason(&answer.finished.reason);
         let mut message = json!({ "role": "assistant", "content": answer.text, "refusal": null });
         if let Some((mut parser, mut pieces)) = self.parser(index) {
@@ -198,9 +197,7 @@ fn joined(pieces: Vec<Piece>) -> (String, Vec<Value>) {
             Piece::CallEnd { .. } => {}
         }
     }
-    let call = |(id, name, arguments)| {
-        json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } })
-    };
+    let call = |(id, name, arguments)| json!({ "id": id, "type": "function", "function": { "name": name, "arguments": arguments } });
     (content, calls.into_iter().map(call).collect())
 }
 

@@ -65,7 +65,8 @@ fn render(writing: &Writing, asked: Asked) -> Result<Prepared, ApiError> {
     let tools = tools.filter(|_| choice != ToolChoice::None);
     let format = chat.tools.filter(|_| tools.is_some());
     if tools.is_some() && format.is_none() {
-        let text = format!("the chat template of {:?} teaches no calls of tools; leave `tools` out", writing.name.as_str());
+        let text =
+            format!("the chat template of {:?} teaches no calls of tools; leave `tools` out", writing.name.as_str());
         return Err(ApiError::new(Fault::Unsupported, text).with_param("tools"));
     }
     let forced = tools.as_ref().zip(format).and_then(|(tools, format)| format.forced_call(tools, &choice));

@@ -18,9 +18,7 @@ fn bytes(model: &dyn LanguageModel, token: TokenId) -> Vec<u8> {
 
 /// As chats have them: each token with its bytes and its alternatives.
 pub(super) fn of_chat(model: &dyn LanguageModel, written: &[Written]) -> Value {
-    let one = |token: TokenId, logprob: f32| {
-        json!({ "token": name(model, token), "logprob": shown(logprob), "bytes": bytes(model, token) })
-    };
+    let one = |token: TokenId, logprob: f32| json!({ "token": name(model, token), "logprob": shown(logprob), "bytes": bytes(model, token) });
     let content = written.iter().map(|written| {
         let mut entry = one(written.token, written.logprob);
         entry["top_logprobs"] = written.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();

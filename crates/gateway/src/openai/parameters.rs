@@ -114,8 +114,16 @@ impl Parameters {
     pub(crate) fn format(&self) -> Result<Option<Format>, ApiError> {
         let structured = self.structured_outputs.as_ref();
         let asked: Vec<(&str, Format)> = [
-            self.response_format.as_ref().map(ResponseFormat::format).transpose()?.flatten().map(|f| ("response_format", f)),
-            self.guided_json.as_deref().map(|raw| Ok::<_, ApiError>(("guided_json", schema(raw, "guided_json")?))).transpose()?,
+            self.response_format
+                .as_ref()
+                .map(ResponseFormat::format)
+                .transpose()?
+                .flatten()
+                .map(|f| ("response_format", f)),
+            self.guided_json
+                .as_deref()
+                .map(|raw| Ok::<_, ApiError>(("guided_json", schema(raw, "guided_json")?)))
+                .transpose()?,
             self.guided_regex.clone().map(|regex| ("guided_regex", Format::Regex(regex))),
             self.guided_choice.as_ref().map(|choice| ("guided_choice", Format::Choice(choice.0.clone()))),
             structured
@@ -162,8 +170,10 @@ impl ResponseFormat {
 /// A JSON Schema. It stays text until its length is known: nested brackets unfold to many times as much.
 pub(crate) fn schema(raw: &RawValue, param: &'static str) -> Result<Format, ApiError> {
     if raw.get().len() > SCHEMA_BYTES_MAX {
-        let text =
-            format!("the schema has {} bytes, {SCHEMA_BYTES_MAX} are taken; describe less of the answer", raw.get().len());
+        let text = format!(
+            "the schema has {} bytes, {SCHEMA_BYTES_MAX} are taken; describe less of the answer",
+            raw.get().len()
+        );
         return Err(ApiError::new(Fault::TooLarge, text).with_param(param));
     }
     let schema = serde_json::from_str(raw.get())
@@ -175,7 +185,8 @@ pub(crate) fn schema(raw: &RawValue, param: &'static str) -> Result<Format, ApiE
 fn bias((token, bias): &(String, f32)) -> Result<(TokenId, f32), ApiError> {
     let id = token.parse::<TokenId>().map_err(|_| {
         let shown: String = token.chars().take(40).collect();
-        ApiError::invalid(format!("`logit_bias` has the key {shown:?}; its keys are token ids")).with_param("logit_bias")
+        ApiError::invalid(format!("`logit_bias` has the key {shown:?}; its keys are token ids"))
+            .with_param("logit_bias")
     })?;
     Ok((id, *bias))
 }

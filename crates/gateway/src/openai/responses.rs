@@ -80,7 +80,12 @@ async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: B
     };
     let answers = write(shared, headers, arrived.0, writing, ask).await?;
     let head = Head::of("resp", &answers, request.model);
-    let told = Told { item: head.id.replacen("resp", "msg", 1), head, instructions: request.instructions, metadata: request.metadata };
+    let told = Told {
+        item: head.id.replacen("resp", "msg", 1),
+        head,
+        instructions: request.instructions,
+        metadata: request.metadata,
+    };
     if parameters.streams() {
         return Ok(sse::respond(answers, Streamed { told, number: 0, text: String::new() }));
     }

@@ -49,12 +49,7 @@ impl World {
             return false;
         }
         let step: Vec<StepToken> = (*computed..end)
-            .map(|at| StepToken {
-                token: tokens[at],
-                position: at as u32,
-                sequence: *sequence,
-                wants_logits: false,
-            })
+            .map(|at| StepToken { token: tokens[at], position: at as u32, sequence: *sequence, wants_logits: false })
             .collect();
         self.decoder.step(&step, None).unwrap();
         self.prefixes.extend(*sequence, &tokens[*computed..end]);

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use halny_engine::testsuite::decoder::FakeLanguageEngine;
 use halny_engine::testsuite::{FakeEngine, doubling_signature};
 use halny_engine::{EngineError, Tensor};
 use halny_engine_onnx::testgraph;
-use halny_engine::testsuite::decoder::FakeLanguageEngine;
-use halny_residency::{Engines, Places, Residency, RunError};
+use halny_residency::{Engines, Inference, Places, Residency, ResidencyError, RunError};
 use halny_tasks::{Answer, Item};
 use halny_telemetry::Metrics;
 use halny_types::project::{Project, check};
@@ -52,7 +52,7 @@ pub(crate) fn context() -> RequestContext {
 }
 
 pub(crate) async fn double(residency: &Residency, name: &str, value: f32) -> Result<f32, RunError> {
-    let model = Arc::clone(residency.get(name)?.inference().unwrap());
+    let model = inference(residency, name)?;
     let outcomes = model.run(&context(), vec![item(&model.task, value)], None).await?;
     let Answer::Tensors(tensors) = &outcomes[0].as_ref().unwrap().answer else { panic!("tensors come out") };
     Ok(tensors[0].elements::<f32>().unwrap()[0])
@@ -73,4 +73,9 @@ pub(crate) fn gated() -> (FakeEngine, Arc<(Mutex<bool>, Condvar)>) {
         Ok::<(), EngineError>(())
     });
     (engine, gate)
+}
+
+/// What runs the tensors of a model that is loaded.
+pub(crate) fn inference(residency: &Residency, name: &str) -> Result<Arc<Inference>, ResidencyError> {
+    Ok(Arc::clone(residency.get(name)?.inference().unwrap()))
 }

@@ -13,7 +13,9 @@ use serde_json::Value;
 use super::address::Address;
 use super::check::Found;
 use super::generate::GenerateProfile;
-use super::model::{CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind};
+use super::model::{
+    CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind,
+};
 use super::quote::{abbreviated, shown};
 use super::source;
 use crate::ByteSize;
