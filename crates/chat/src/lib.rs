@@ -14,7 +14,7 @@
 //! or not at all when the value is lazy or shared. Measured with 3.1.0 and 500,000 fuel on 8 MiB of
 //! stack: a list nested 20,000 deep overflows the stack when it is dropped and aborts the process,
 //! a slice of a slice 20,000 deep takes 59 s, `{% set a, b = [1] * 20000000 %}` takes 472 MB. Values
-//! here hold their bytes from before they are allocated ([`jinja`](self)), so the bound needs no list
+//! here hold their bytes from before they are allocated (`jinja/budget.rs`), so the bound needs no list
 //! of dangerous operations.
 
 mod error;

@@ -53,6 +53,10 @@ impl Budget {
         Rc::new(Budget { steps: Cell::new(steps), bytes: Cell::new(bytes) })
     }
 
+    pub(crate) fn steps_left(&self) -> u64 {
+        self.steps.get()
+    }
+
     /// Pays for `steps` steps.
     #[inline]
     pub(crate) fn spend(&self, steps: u64) -> Result<(), Stop> {
@@ -93,10 +97,6 @@ impl Held {
         Ok(())
     }
 
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     pub(crate) fn budget(&self) -> &Rc<Budget> {
         &self.budget
     }
@@ -120,7 +120,7 @@ mod tests {
         held.grow(40).unwrap();
         assert!(matches!(held.grow(1), Err(Stop::Memory)));
         drop(held);
-        assert_eq!(budget.hold(100).unwrap().bytes(), 100);
+        assert_eq!(budget.hold(100).unwrap().bytes, 100);
         budget.read(640).unwrap();
         assert!(matches!(budget.spend(1), Err(Stop::Steps)));
     }

@@ -244,8 +244,9 @@ impl<'t> Run<'t> {
             "first" => Value::Bool(place == 0),
             "last" => Value::Bool(place + 1 == length),
             "length" => count(length),
-            "depth" => count(one.depth + 1),
-            "depth0" => count(one.depth),
+            // How deep a loop called itself, which none can here.
+            "depth" => count(1),
+            "depth0" => count(0),
             "previtem" => item(place.checked_sub(1)),
             "nextitem" => item(Some(place + 1)),
             _ => Value::Undefined,

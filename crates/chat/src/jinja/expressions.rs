@@ -244,11 +244,11 @@ impl Parser {
     fn subscript(&mut self) -> Result<Step, SyntaxError> {
         let mut parts: [Option<Expr>; 3] = [None, None, None];
         let mut colons = 0;
-        for place in 0..3 {
+        for part in &mut parts {
             if !matches!(self.token(), Token::Operator(":" | "]")) {
-                parts[place] = Some(self.expression()?);
+                *part = Some(self.expression()?);
             }
-            if place < 2 && self.skip(":") {
+            if colons < 2 && self.skip(":") {
                 colons += 1;
             } else {
                 break;
@@ -289,7 +289,7 @@ impl Parser {
     /// The name of a filter, and what is passed to it.
     pub(super) fn filter(&mut self) -> Result<Step, SyntaxError> {
         let name = self.name()?;
-        if !filters::NAMES.contains(&name.as_str()) {
+        if self.branches == 0 && !filters::NAMES.contains(&name.as_str()) {
             return self.fail(format!("there is no filter `{name}`"));
         }
         let arguments =
@@ -300,7 +300,7 @@ impl Parser {
     fn test(&mut self) -> Result<Step, SyntaxError> {
         let negated = self.skip_name("not");
         let name = self.name()?;
-        if !tests::NAMES.contains(&name.as_str()) {
+        if self.branches == 0 && !tests::NAMES.contains(&name.as_str()) {
             return self.fail(format!("there is no test `{name}`"));
         }
         let mut arguments = Arguments::default();

@@ -2,8 +2,13 @@
 //!
 //! What a template does is what Jinja 3.1 does with the settings of Hugging Face's
 //! `apply_chat_template`: `trim_blocks`, `lstrip_blocks`, loop controls, values that cannot be
-//! changed, no way to files or to the environment. Left out: reading other templates, loops that
-//! call themselves, and escaping for HTML on its own.
+//! changed, no way to files or to the environment. Compared by hand on 71 published templates and 411
+//! expressions. What differs, knowingly:
+//!
+//! - Refused: reading other templates, and loops that call themselves.
+//! - `safe` marks nothing: there, a text joined to a safe one is escaped for HTML.
+//! - Filters give lists where they give generators there, so `tojson` and `length` work on them.
+//! - Integers have 64 bits. `strftime_now` tells UTC.
 
 mod budget;
 mod draft;
@@ -24,6 +29,7 @@ mod tree;
 mod value;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::SystemTime;
 
 pub(crate) use budget::Stop;
@@ -63,19 +69,31 @@ impl Template {
         Ok(Template { body: parser::parse(source)? })
     }
 
-    /// Renders with `variables`.
+    /// Renders with `variables`, and takes the steps that took from `limits`.
     pub(crate) fn render<'v>(
         &self,
         variables: impl IntoIterator<Item = (&'v str, &'v serde_json::Value)>,
-        limits: Limits,
+        limits: &mut Limits,
         now: SystemTime,
     ) -> Result<String, Stop> {
         let budget = Budget::new(limits.steps, limits.bytes);
+        let done = self.render_within(&budget, variables, limits.output, now);
+        limits.steps = budget.steps_left();
+        done
+    }
+
+    fn render_within<'v>(
+        &self,
+        budget: &Rc<Budget>,
+        variables: impl IntoIterator<Item = (&'v str, &'v serde_json::Value)>,
+        output_max: usize,
+        now: SystemTime,
+    ) -> Result<String, Stop> {
         let mut globals = HashMap::new();
         for (name, json) in variables {
-            globals.insert(name.to_owned(), Value::from_json(&budget, json, 0)?);
+            globals.insert(name.to_owned(), Value::from_json(budget, json, 0)?);
         }
-        Run::new(budget, globals, limits.output, now)?.render(&self.body)
+        Run::new(Rc::clone(budget), globals, output_max, now)?.render(&self.body)
     }
 }
 

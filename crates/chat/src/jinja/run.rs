@@ -9,8 +9,8 @@ use super::draft::Draft;
 use super::tree::{Body, Expr, For, Kind, Macro, Statement, Step, Target};
 use super::value::{Items, List, Text, Value};
 
-/// How deep calls and expressions may go together. A level takes less than 1.5 KiB of stack without
-/// optimisation: far from a thread's 2 MiB.
+/// How deep calls and expressions may go together. So many fit into 768 KiB of stack in a development
+/// build (`tests/bombs.rs`): far from a thread's 2 MiB.
 const LEVELS_MAX: u32 = 600;
 
 /// Bytes that a namespace or macro takes in its table, and an attribute in a namespace.
@@ -52,7 +52,6 @@ pub(crate) struct Loop {
     number: u64,
     pub(crate) items: Rc<List>,
     pub(crate) place: usize,
-    pub(crate) depth: usize,
     /// What `loop.changed` was given last.
     pub(crate) changed: Option<Value>,
 }
@@ -253,7 +252,7 @@ impl<'t> Run<'t> {
         self.loops_begun += 1;
         let depth = self.loops.len();
         let number = self.loops_begun;
-        self.loops.push(Loop { number, items: Rc::clone(&items), place: 0, depth, changed: None });
+        self.loops.push(Loop { number, items: Rc::clone(&items), place: 0, changed: None });
         let done = self.each(inner, &items, number);
         self.loops.truncate(depth);
         done

@@ -80,8 +80,11 @@ fn at_path(run: &mut Run<'_>, value: &Value, path: &Value) -> Result<Value, Stop
 }
 
 fn map(run: &mut Run<'_>, value: &Value, mut passed: Passed) -> Result<Value, Stop> {
-    let items = run.items_of(value)?;
     let mut out = Items::new(&run.budget)?;
+    if !value.is_true() {
+        return out.list();
+    }
+    let items = run.items_of(value)?;
     if passed.positional.is_empty() {
         let [attribute, default] = passed.read("map", ["attribute", "default"])?;
         let Some(attribute) = attribute else { return Err(Stop::wrong("`map` needs a filter or an attribute")) };
@@ -107,6 +110,9 @@ fn copied(run: &Run<'_>, passed: &Passed) -> Result<Passed, Stop> {
 }
 
 fn select(run: &mut Run<'_>, name: &str, value: &Value, mut passed: Passed) -> Result<Value, Stop> {
+    if !value.is_true() {
+        return Items::new(&run.budget)?.list();
+    }
     let items = run.items_of(value)?;
     let wanted = name.starts_with("select");
     let attribute = if name.ends_with("attr") {
@@ -195,7 +201,8 @@ fn sorted(run: &Run<'_>, items: &mut [Keyed], reverse: bool) -> Result<(), Stop>
 
 fn ordered(run: &mut Run<'_>, name: &str, value: Value, passed: Passed) -> Result<Value, Stop> {
     let is = |flag: &Option<Value>| flag.as_ref().is_some_and(Value::is_true);
-    let (mut value, mut attribute, mut case, mut reverse) = (value, None, None, None);
+    let (mut value, mut reverse) = (value, None);
+    let (attribute, case);
     match name {
         "sort" => [reverse, case, attribute] = passed.read(name, ["reverse", "case_sensitive", "attribute"])?,
         "dictsort" => {
