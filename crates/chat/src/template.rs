@@ -8,7 +8,7 @@ use crate::ChatError;
 use crate::jinja::{Limits, Stop, Template};
 use crate::tool_format::ToolFormat;
 
-/// The longest source that is read. The longest of 72 published templates has 28 KiB.
+/// The longest source that is read. The longest of 71 published templates has 18 KiB.
 pub const SOURCE_BYTES_MAX: usize = 256 * 1024;
 
 /// The longest prompt.
@@ -105,31 +105,51 @@ impl ChatTemplate {
         if conversation.continue_final_message && conversation.add_generation_prompt {
             return Err(ChatError::Continue("and `add_generation_prompt` exclude each other"));
         }
-        let prompt = match self.render_messages(conversation, &conversation.messages) {
-            // Many templates add `content` to a text without asking whether there is one. OpenAI's
-            // clients send null beside calls of tools: for such a template it is an empty text.
-            Err(stop @ Stop::Wrong { .. }) => match with_empty_contents(&conversation.messages) {
-                Some(messages) => self.render_messages(conversation, &messages).map_err(|_| stop),
-                None => Err(stop),
-            },
-            done => done,
-        }?;
+        let prompt = self.render_as_needed(conversation)?;
         if conversation.continue_final_message { continued(prompt, &conversation.messages) } else { Ok(prompt) }
     }
 
-    fn render_messages(&self, conversation: &Conversation, messages: &[Value]) -> Result<String, Stop> {
+    /// Renders the messages as they are, or else in the forms that older templates need.
+    ///
+    /// Some add `content` to a text without asking whether there is one (OpenAI's clients send null
+    /// beside calls of tools), some add `arguments` as if they were text. Arguments go first: a
+    /// template that stumbles on them reads a call only while its content is null.
+    fn render_as_needed(&self, conversation: &Conversation) -> Result<String, Stop> {
+        let input = conversation.messages.iter().chain(&conversation.tools).chain(conversation.extra.values());
+        let input: usize = input.map(weight).sum();
+        let mut limits = Limits {
+            steps: STEPS,
+            bytes: WORKING_BYTES + input.saturating_mul(4),
+            output: (input.saturating_mul(4) + 1024 * 1024).min(PROMPT_BYTES_MAX),
+        };
+        let messages = &conversation.messages;
+        let first = match self.render_messages(conversation, messages, &mut limits) {
+            Err(stop @ Stop::Wrong { .. }) => stop,
+            done => return done,
+        };
+        for (arguments, contents) in [(true, false), (false, true), (true, true)] {
+            let Some(changed) = with_texts(messages, arguments, contents) else { continue };
+            match self.render_messages(conversation, &changed, &mut limits) {
+                Err(Stop::Wrong { .. }) => {}
+                done => return done,
+            }
+        }
+        Err(first)
+    }
+
+    fn render_messages(
+        &self,
+        conversation: &Conversation,
+        messages: &[Value],
+        limits: &mut Limits,
+    ) -> Result<String, Stop> {
         let messages = Value::Array(messages.to_vec());
         let tools = conversation.tools.clone().unwrap_or(Value::Null);
         let begins = Value::Bool(conversation.add_generation_prompt);
         let (bos, eos) = (Value::from(self.specials.bos.as_str()), Value::from(self.specials.eos.as_str()));
         let own = [&messages, &tools, &Value::Null, &begins, &bos, &eos];
-        let variables = OWN_NAMES.into_iter().zip(own).chain(conversation.extra.iter().map(|(k, v)| (k.as_str(), v)));
-        let input = weight(&messages) + weight(&tools) + conversation.extra.values().map(weight).sum::<usize>();
-        let limits = Limits {
-            steps: STEPS,
-            bytes: WORKING_BYTES + input.saturating_mul(4),
-            output: (input.saturating_mul(4) + 1024 * 1024).min(PROMPT_BYTES_MAX),
-        };
+        let extra = conversation.extra.iter().map(|(name, value)| (name.as_str(), value));
+        let variables = OWN_NAMES.into_iter().zip(own).chain(extra);
         self.template.render(variables, limits, conversation.now.unwrap_or_else(SystemTime::now))
     }
 }
@@ -144,21 +164,25 @@ fn weight(json: &Value) -> usize {
     }
 }
 
-/// The messages with empty texts where there is none; `None` when each has one.
-fn with_empty_contents(messages: &[Value]) -> Option<Vec<Value>> {
-    let mut changed = false;
-    let messages = messages
-        .iter()
-        .map(|message| {
-            let mut message = message.clone();
-            if let Some(content @ Value::Null) = message.get_mut("content") {
-                *content = Value::from("");
-                changed = true;
+/// The messages with texts for the `arguments` of calls, and for `contents` that are null; `None` when
+/// there is none of what was asked for.
+fn with_texts(messages: &[Value], arguments: bool, contents: bool) -> Option<Vec<Value>> {
+    let mut messages = messages.to_vec();
+    let (mut arguments_changed, mut contents_changed) = (!arguments, !contents);
+    for message in &mut messages {
+        if contents && let Some(content @ Value::Null) = message.get_mut("content") {
+            *content = Value::from("");
+            contents_changed = true;
+        }
+        let calls = message.get_mut("tool_calls").filter(|_| arguments).and_then(Value::as_array_mut);
+        for call in calls.into_iter().flatten() {
+            if let Some(object @ Value::Object(_)) = call.pointer_mut("/function/arguments") {
+                *object = Value::from(object.to_string());
+                arguments_changed = true;
             }
-            message
-        })
-        .collect();
-    changed.then_some(messages)
+        }
+    }
+    (arguments_changed && contents_changed).then_some(messages)
 }
 
 /// The prompt up to the end of the last message's text, as `apply_chat_template` cuts it.
