@@ -34,14 +34,16 @@ impl ToolFormat {
         if !ToolFormat::mentions_tools(source) {
             return None;
         }
-        // The same markers stand around XML (Qwen3-Coder, GLM) and around bare names (Mistral since
-        // version 11 of its tokenizer): taking those for JSON would lose every call.
+        // The same markers stand around XML (Qwen3-Coder, GLM, MiniMax) and around bare names (Mistral
+        // since version 11 of its tokenizer): taking those for JSON would lose every call.
+        if ["<function=", "<arg_key>", "<parameter", "<invoke", "[ARGS]", "[CALL_ID]"].into_iter().any(has) {
+            return None;
+        }
         if has("<tool_call>") {
-            let json = !has("<function=") && !has("<arg_key>") && !has("<parameter");
-            return json.then_some(ToolFormat::Hermes);
+            return has("\"name\"").then_some(ToolFormat::Hermes);
         }
         if has("[TOOL_CALLS]") {
-            return (!has("[ARGS]") && !has("[CALL_ID]")).then_some(ToolFormat::Mistral);
+            return Some(ToolFormat::Mistral);
         }
         let teaches = has("\"parameters\": ") && (has("\"name\": function name") || has("{\"name\": \""));
         (has("<|python_tag|>") || (teaches && has("<|eot_id|>"))).then_some(ToolFormat::LlamaJson)
@@ -125,3 +127,6 @@ fn move_references(schema: &mut Value, root: &str) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;
