@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
-use halny_types::project::{Adapter, Cache, CellFormat, CpuThreads, GenerateOptions, GenerateProfile, Model, OnnxRuntime, PROBLEMS_MAX, Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions, check, schema};
+use halny_types::project::{
+    Adapter, Cache, CellFormat, CpuThreads, GenerateOptions, GenerateProfile, Model, OnnxRuntime, PROBLEMS_MAX,
+    Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions, check, schema,
+};
 use halny_types::{ByteSize, ModelName, ProfileName};
 use proptest::option::of;
 use proptest::prelude::*;
