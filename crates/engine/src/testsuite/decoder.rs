@@ -316,14 +316,15 @@ pub fn contract(model: &dyn LanguageModel, decoder: &mut dyn Decoder) {
             step.push(StepToken { token: *token, position: place as u32, sequence, wants_logits });
         }
     }
+    let mut rows = 0;
     for piece in step.chunks(limits.step_tokens) {
         decoder.step(piece, None).unwrap();
+        rows = piece.iter().filter(|token| token.wants_logits).count();
     }
-    if step.len() <= limits.step_tokens {
+    if rows == 2 {
         assert_eq!(greedy(decoder.logits(0)), alone[0], "a neighbour changed what is said");
     }
-    let last = usize::from(step.len() <= limits.step_tokens);
-    assert_eq!(greedy(decoder.logits(last)), short_alone[0], "a neighbour changed what is said");
+    assert_eq!(greedy(decoder.logits(rows - 1)), short_alone[0], "a neighbour changed what is said");
     assert!(decoder.logits(9).is_empty(), "a row that nobody asked for");
     decoder.keep(two, 0);
 

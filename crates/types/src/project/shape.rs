@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_place_is_described_without_jargon() {
         for (pointer, words) in [
-            ("/models/0/task", r#"one of "embed", "classify-text", "rerank", "classify-image", "tensor""#),
+            ("/models/0/task", r#"one of "embed", "classify-text", "rerank", "classify-image", "tensor", "generate""#),
             ("/models/0/preload", "true or false"),
             ("/models/0/text", "a table"),
             ("/models/0/text/max_tokens", "a whole number from 1 to 1048576"),
