@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from client import Answer, Client, metric, similarity
+from client import Answer, Client, Written, metric, similarity
 
 
 class Checks:
@@ -66,10 +66,38 @@ def check_images(checks: Checks, results: dict[str, dict[str, Any]]) -> None:
         checks.that(result["label"] == "sfw", f"the {name} is labelled sfw", result)
 
 
+#: A text to continue, and how far.
+PROMPT = "Once upon a time, in a small village below the mountains, there lived"
+TOKENS = 48
+#: A text with one way to go on. Where two tokens are about as probable, the last bits of sums decide,
+#: and these depend on what was known and where in the cache it lies.
+_COUNTING = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13,"
+
+
+def check_text(checks: Checks, client: Client, written: Written) -> None:
+    """Text came and was counted; asked twice, the same text comes, and the prompt is read once."""
+    words = written.text.split()
+    checks.that(len(words) > 5, f"a text of {len(words)} words was streamed", written.text)
+    first, second = client.complete(_COUNTING, TOKENS), client.complete(_COUNTING, TOKENS)
+    texts = [answer["choices"][0]["text"] for answer in (first, second)]
+    checks.that(" 14, 15, 16," in texts[0], "a model that is shown how counts on", texts[0])
+    checks.that(texts[0] == texts[1], "equal requests at temperature 0 get equal texts", texts)
+    usages = {"streamed": written.usage or {}, "first": first["usage"], "second": second["usage"]}
+    for name, usage in usages.items():
+        read, wrote = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        right = read > 5 and 0 < wrote <= TOKENS and usage.get("total_tokens") == read + wrote
+        checks.that(right, f"usage, {name}: {read} tokens were read and {wrote} written", usage)
+    read, known = (usages["second"].get(key) for key in ("prompt_tokens", "prompt_tokens_details"))
+    # The last token of a prompt is computed each time: what follows it is what is asked for.
+    checks.that(
+        known == {"cached_tokens": read - 1}, f"{read - 1} of {read} tokens of a known prompt are not read again", known
+    )
+
+
 def check_models(checks: Checks, client: Client) -> None:
-    """Both models answer and name the digest of their files."""
+    """All models answer and name the digest of their files."""
     models = {model["id"]: model for model in client.get("/v1/models").json()["data"]}
-    checks.that(models.keys() == {"minilm", "nsfw"}, "both models are listed", list(models))
+    checks.that(models.keys() == {"minilm", "nsfw", "gemma"}, "all three models are listed", list(models))
     for name, model in models.items():
         version = model["version"]
         met = re.fullmatch(r"[0-9a-f]{64}", version) is not None
@@ -82,6 +110,7 @@ def check_errors(checks: Checks, client: Client) -> None:
         ("an unknown model", {"model": "nothing", "input": "text"}, 404),
         ("no input", {"model": "minilm", "input": []}, 400),
         ("a negative dimension", {"model": "minilm", "input": "text", "dimensions": -1}, 400),
+        ("a model that does something else", {"model": "gemma", "input": "text"}, 400),
     ]:
         answer = client.post("/v1/embeddings", json.dumps(request).encode())
         checks.that(_is_error(answer, status), f"{what} is refused with {status}", answer)
@@ -99,7 +128,13 @@ def _is_error(answer: Answer, status: int) -> bool:
 def check_metrics(checks: Checks, admin: Client) -> None:
     """What was asked above has been counted."""
     text = admin.get("/metrics").body.decode()
-    for name in ("halny_http_requests_total", "halny_lane_finished_items_total", "halny_device_seconds_total"):
+    for name in (
+        "halny_http_requests_total",
+        "halny_lane_finished_items_total",
+        "halny_device_seconds_total",
+        "halny_generation_written_tokens_total",
+        "vllm:generation_tokens_total",
+    ):
         value = metric(text, name)
         checks.that(value > 0, f"{name} is {value:g}", value)
 
@@ -107,5 +142,6 @@ def check_metrics(checks: Checks, admin: Client) -> None:
 def check_page(checks: Checks, client: Client) -> None:
     """The page is served whole, under a policy."""
     answer = client.get("/")
-    met = answer.status == 200 and b"similarity-value" in answer.body and b"image-file" in answer.body
+    parts = (b"similarity-value", b"image-file", b"generate-prompt")
+    met = answer.status == 200 and all(part in answer.body for part in parts)
     checks.that(met, f"the page is served, {len(answer.body)} bytes", answer.status)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,21 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON."""
         return json.loads(self.body)
+
+
+@dataclass
+class Written:
+    """A text that came token by token, and when."""
+
+    text: str = ""
+    usage: dict[str, Any] | None = None
+    first_s: float = 0.0
+    last_s: float = 0.0
+
+    def tokens_per_s(self) -> float:
+        """From the first token to the last, as the server counts them."""
+        took_s = self.last_s - self.first_s
+        return (self.usage["completion_tokens"] - 1) / took_s if self.usage and took_s > 0 else 0.0
 
 
 class Client:
@@ -54,6 +71,38 @@ class Client:
         result: dict[str, Any] = answer.json()["results"][0]
         return result
 
+    def complete(self, prompt: str, max_tokens: int) -> dict[str, Any]:
+        """A prompt's most probable continuation, with what was counted."""
+        answer = self.post("/v1/completions", json.dumps(_completion(prompt, max_tokens)).encode())
+        if answer.status != 200:
+            raise RuntimeError(f"the prompt was answered with {answer.status}: {answer.body.decode()}")
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def stream(self, prompt: str, max_tokens: int, show: Callable[[str], None]) -> Written:
+        """A continuation that is drawn by a seed, token by token: `show` gets each piece as it comes."""
+        drawn = {"temperature": 0.7, "top_p": 0.9, "seed": 2, "stream": True, "stream_options": {"include_usage": True}}
+        request = _completion(prompt, max_tokens) | drawn
+        body, kind = json.dumps(request).encode(), {"content-type": "application/json"}
+        written, began = Written(), time.perf_counter()
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/v1/completions", body, kind), timeout=_TIMEOUT_S
+        ) as lines:
+            for line in lines:
+                if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                    continue
+                event = json.loads(line.removeprefix(b"data: "))
+                if "error" in event:
+                    raise RuntimeError(f"the text broke off: {event['error']['message']}")
+                written.usage = event.get("usage") or written.usage
+                piece = event["choices"][0]["text"] if event["choices"] else ""
+                if piece:
+                    written.last_s = time.perf_counter() - began
+                    written.first_s = written.first_s or written.last_s
+                    written.text += piece
+                    show(piece)
+        return written
+
     @staticmethod
     def _send(request: urllib.request.Request) -> Answer:
         try:
@@ -61,6 +110,11 @@ class Client:
                 return Answer(answer.status, answer.read())
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read())
+
+
+def _completion(prompt: str, max_tokens: int) -> dict[str, Any]:
+    # Temperature 0: the most probable token each time, so that equal requests get equal texts.
+    return {"model": "gemma", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
 
 
 def similarity(left: list[float], right: list[float]) -> float:

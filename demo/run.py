@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import checks
-from client import Client, similarity
+from client import Client, Written, similarity
 from serving import HERE, DemoError, Server, cache_folder, place_project, remove_unusual
 
 import pictures
@@ -55,9 +55,9 @@ def run(binary: Path, check: bool) -> int:
         say("where the start's time went")
         for line in server.start_times():
             print(f"  {line}")
-        found, images = show(server.client)
+        found, images, written = show(server.client)
         if check:
-            return check_all(server, found, images)
+            return check_all(server, found, images, written)
         return keep_serving(server, project)
     finally:
         server.kill()
@@ -69,13 +69,14 @@ def say(line: str) -> None:
     print(f"\n== {line}", flush=True)
 
 
-def show(client: Client) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
-    """Sends the demo's requests and prints their answers; gives what search and images answered."""
+def show(client: Client) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]], Written]:
+    """Sends the demo's requests and prints their answers; gives what search, images and text answered."""
     show_similarities(client)
     found = show_searches(client)
     images = show_images(client)
+    written = show_text(client)
     show_commands(client)
-    return found, images
+    return found, images, written
 
 
 def show_similarities(client: Client) -> None:
@@ -125,6 +126,15 @@ def show_images(client: Client) -> dict[str, dict[str, Any]]:
     return results
 
 
+def show_text(client: Client) -> Written:
+    """A text that goes on token by token."""
+    say("a text, token by token (POST /v1/completions)")
+    print(f"  {checks.PROMPT}", end="", flush=True)
+    written = client.stream(checks.PROMPT, checks.TOKENS, lambda piece: print(piece, end="", flush=True))
+    print(f"\n  first token after {written.first_s * 1000:.0f} ms, then {written.tokens_per_s():.1f} tokens a second")
+    return written
+
+
 def show_commands(client: Client) -> None:
     """Requests to paste into a terminal."""
     say("requests to paste")
@@ -134,9 +144,13 @@ def show_commands(client: Client) -> None:
     print(
         f"  curl -s '{client.url}/halny/v1/classify?model=nsfw' -H 'content-type: image/jpeg' --data-binary @photo.jpg"
     )
+    print(f"  curl -sN {client.url}/v1/completions -H 'content-type: application/json' \\")
+    print('    -d \'{"model": "gemma", "prompt": "Once upon a time", "max_tokens": 64, "stream": true}\'')
 
 
-def check_all(server: Server, found: dict[str, list[str]], images: dict[str, dict[str, Any]]) -> int:
+def check_all(
+    server: Server, found: dict[str, list[str]], images: dict[str, dict[str, Any]], written: Written
+) -> int:
     """Checks every kind of answer, then that SIGTERM ends the server with 0."""
     say("checks")
     all_checks = checks.Checks()
@@ -144,6 +158,7 @@ def check_all(server: Server, found: dict[str, list[str]], images: dict[str, dic
     checks.check_embeddings(all_checks, server.client)
     checks.check_search(all_checks, found)
     checks.check_images(all_checks, images)
+    checks.check_text(all_checks, server.client, written)
     checks.check_errors(all_checks, server.client)
     checks.check_page(all_checks, server.client)
     checks.check_metrics(all_checks, server.admin)

@@ -17,7 +17,9 @@ from client import Client
 
 HERE = Path(__file__).resolve().parent
 _DEFAULT_PORTS = (8080, 8081)
-#: A cold start reads 90 MB of weights and optimises two graphs; minutes mean that something hangs.
+#: The folders of the demo's models.
+_MODELS = ("minilm", "opennsfw", "gemma3-270m")
+#: A cold start reads 340 MB of weights and optimises two graphs; minutes mean that something hangs.
 _START_PATIENCE_S = 300.0
 _STOP_PATIENCE_S = 60.0
 
@@ -33,8 +35,9 @@ def cache_folder() -> Path:
 
 def place_project(cache: Path) -> tuple[Path, int, int]:
     """Copies the project beside the models; gives its path, the clients' port and the operator's."""
-    if not (cache / "models" / "minilm").is_dir():
-        raise DemoError(f"there are no models in {cache / 'models'}; `make demo` fetches them")
+    missing = [name for name in _MODELS if not (cache / "models" / name).is_dir()]
+    if missing:
+        raise DemoError(f"{', '.join(missing)} not found in {cache / 'models'}; `make demo` fetches what is missing")
     usual = all(map(_is_free, _DEFAULT_PORTS))
     port, admin_port = _DEFAULT_PORTS if usual else _free_ports()
     text = (HERE / "halny.toml").read_text(encoding="utf-8")

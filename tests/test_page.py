@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+import projects
 from pictures import encoded, landscape
-from server import Server
+from server import CACHE, Server, wait_for
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_GEMMA = CACHE / "models" / "gemma3-270m"
+
+# Tokens come slowly where other work shares the cores; only a hang takes as long.
+expect.set_options(timeout=60_000)
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +34,35 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a language model, and nothing else."""
+    profile = projects.profile(generate={"cells": 4_096, "max_running": 4})
+    with projects.start(
+        tmp_path_factory.mktemp("writer"), [projects.model("gemma", _GEMMA, "generate", profile)]
+    ) as server:
+        yield server
+        assert server.alive(), "the server did not live through the tests"
+
+
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """The page, loaded; what it logs as an error fails the test that expects none."""
+    with opened(browser, server) as page:
+        page.select_option("#image-model", "nsfw")
+        yield page
+
+
+@pytest.fixture
+def writing(browser: Browser, writer: Server) -> Iterator[Page]:
+    """The page of the server with a language model."""
+    with opened(browser, writer) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page of a server in a window of its own."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     problems: list[str] = []
@@ -39,7 +71,6 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     page.on("request", lambda request: problems.extend(_foreign(request.url, server)))
     page.goto(server.url)
     expect(page.locator("#status")).to_contain_text("answer")
-    page.select_option("#image-model", "nsfw")
     yield page
     context.close()
     # Refused requests are logged by the browser itself, as network errors.
@@ -127,7 +158,66 @@ def test_the_profile_and_model_that_are_chosen_answer(page: Page) -> None:
     assert asked.value.headers["x-halny-profile"] == "default"
 
 
-def test_every_control_is_reached_with_the_keyboard_and_has_a_name(page: Page) -> None:
+def test_it_shows_words_as_they_are_written_and_stops(writing: Page, writer: Server) -> None:
+    text, stop = writing.locator("#generate-text"), writing.locator("#generate-stop")
+    # A model that counts goes on counting.
+    writing.fill("#generate-prompt", "1, 2, 3, 4, 5, 6, 7,")
+    writing.fill("#generate-temperature", "0")
+    writing.fill("#generate-tokens", "3000")
+    writing.click("#generate-start")
+    expect(text).to_have_text(re.compile(r"\d+,\s*\d+"))
+    expect(stop).to_be_visible()
+    stop.click()
+    expect(stop).to_be_hidden()
+    expect(writing.locator("#generate-facts")).to_have_text(
+        re.compile(r"^First token after [\d.]+ ms, [\d.]+ tokens a second, \d+ tokens, version [0-9a-f]{12}$")
+    )
+    expect(writing.locator("#generate-start")).to_be_focused()
+    expect(writing.locator("#generate-error")).to_be_hidden()
+    wait_for("the cells to be free", lambda: writer.metric("halny_generation_running_requests") == 0)
+    assert writer.metric("halny_generation_finished_requests", reason="abort") >= 1
+    writing.fill("#generate-tokens", "4")
+    writing.click("#generate-start")
+    known = re.compile(r" 4 tokens, \d+ of the prompt's \d+ were known")
+    expect(writing.locator("#generate-facts")).to_contain_text(known)
+
+
+def test_a_chat_and_a_text_go_where_they_belong(writing: Page) -> None:
+    writing.fill("#generate-prompt", "Good morning!")
+    writing.fill("#generate-tokens", "3")
+    with writing.expect_request("**/v1/completions") as asked:
+        writing.click("#generate-start")
+    assert (asked.value.post_data_json or {})["prompt"] == "Good morning!"
+    expect(writing.locator("#generate-begun")).to_have_text("Good morning!")
+    expect(writing.locator("#generate-stop")).to_be_hidden()
+    writing.select_option("#generate-form", "chat")
+    with writing.expect_request("**/v1/chat/completions") as asked:
+        writing.click("#generate-start")
+    assert (asked.value.post_data_json or {})["messages"] == [{"role": "user", "content": "Good morning!"}]
+    expect(writing.locator("#generate-begun")).to_be_empty()
+    expect(writing.locator("#generate-stop")).to_be_hidden()
+
+
+def test_what_a_language_model_refuses_is_shown_in_words_and_goes_away(writing: Page) -> None:
+    writing.fill("#generate-tokens", "100000")
+    writing.click("#generate-start")
+    expect(writing.locator("#generate-error")).to_contain_text("shorten the prompt or lower `max_tokens`")
+    writing.fill("#generate-tokens", "2")
+    writing.click("#generate-start")
+    expect(writing.locator("#generate-error")).to_be_hidden()
+    expect(writing.locator("#generate-text")).not_to_be_empty()
+
+
+def test_a_part_is_shown_only_where_a_model_serves_it(page: Page, writing: Page) -> None:
+    expect(page.locator("#generate-card")).to_be_hidden()
+    expect(page.locator("#embed-card")).to_be_visible()
+    expect(writing.locator("#generate-card")).to_be_visible()
+    expect(writing.locator("#embed-card")).to_be_hidden()
+
+
+@pytest.mark.parametrize("shown", ["page", "writing"])
+def test_every_control_is_reached_with_the_keyboard_and_has_a_name(shown: str, request: pytest.FixtureRequest) -> None:
+    page: Page = request.getfixturevalue(shown)
     reached: set[str] = set()
     page.locator("body").focus()
     for _ in range(40):

@@ -15,17 +15,47 @@ let models = [];
 /** Sends a request; gives its JSON and how long it took, or throws an error in words. */
 async function ask(path, options) {
   const began = performance.now();
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The server cannot be reached. Is it still running?");
-  }
+  const response = await send(path, options);
   const body = await response.text();
   const tookMs = performance.now() - began;
   if (!response.ok) throw new Error(words(response, body));
   return { answer: JSON.parse(body), tookMs };
+}
+
+async function send(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server cannot be reached. Is it still running?");
+  }
+}
+
+/** Sends a request whose answer is a stream of events; gives the JSON of each as it comes. */
+async function* events(path, options) {
+  const response = await send(path, options);
+  if (!response.ok) throw new Error(words(response, await response.text()));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let held = ""; ;) {
+    let piece;
+    try {
+      piece = await reader.read();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Error("The connection broke. Is the server still running?");
+    }
+    if (piece.done) throw new Error("The answer broke off before its end.");
+    const whole = (held + piece.value).split("\n");
+    held = whole.pop();
+    for (const line of whole) {
+      if (!line.startsWith("data: ")) continue;
+      const data = line.slice("data: ".length);
+      if (data === "[DONE]") return;
+      const event = JSON.parse(data);
+      if (event.error) throw new Error(sentence(event.error.message));
+      yield event;
+    }
+  }
 }
 
 /** What an error answer says, in any of the server's error shapes. */
@@ -78,12 +108,18 @@ function scored(tag, text, number, share) {
 }
 
 function showFacts(place, task, tookMs, tokens) {
-  const model = chosen(task);
-  const parts = [`${tookMs < 10 ? tookMs.toFixed(1) : Math.round(tookMs)} ms`];
+  const parts = [`Answered in ${inMs(tookMs)}`];
   if (tokens !== undefined) parts.push(`${tokens} tokens`);
-  const version = element("code", model.version.slice(0, 12));
-  version.title = model.version;
-  place.replaceChildren(`Answered in ${parts.join(", ")}, version `, version);
+  place.replaceChildren(`${parts.join(", ")}, version `, versionOf(task));
+}
+
+const inMs = (tookMs) => `${tookMs < 10 ? tookMs.toFixed(1) : Math.round(tookMs)} ms`;
+
+function versionOf(task) {
+  const { version } = chosen(task);
+  const shown = element("code", version.slice(0, 12));
+  shown.title = version;
+  return shown;
 }
 
 function showError(place, error) {
@@ -309,9 +345,109 @@ async function rerank(signal) {
   return { tookMs, tokens: answer.usage.total_tokens };
 }
 
+/* Text, token by token. */
+
+/** The request for a text, and what an event of its answer adds. */
+function asked() {
+  const prompt = byId("generate-prompt").value;
+  const number = (id) => byId(id).valueAsNumber;
+  const body = {
+    model: byId("generate-model").value,
+    // A field that is empty has no number: it goes out as null, which leaves it to the server.
+    max_tokens: number("generate-tokens"), temperature: number("generate-temperature"),
+    stream: true, stream_options: { include_usage: true },
+  };
+  if (byId("generate-form").value === "chat") {
+    const messages = [{ role: "user", content: prompt }];
+    return { path: "/v1/chat/completions", body: { ...body, messages }, begun: "", added: (choice) => choice.delta.content };
+  }
+  return { path: "/v1/completions", body: { ...body, prompt }, begun: prompt, added: (choice) => choice.text };
+}
+
+/** Time to the first token, and tokens a second from then on. */
+class Pace {
+  began = performance.now();
+  first = 0;
+  last = 0;
+  tokens = 0;
+  usage = null;
+
+  /** A piece of text is a token, but for characters that take several: the server's count, which comes last, is exact. */
+  piece() {
+    this.last = performance.now();
+    this.first ||= this.last;
+    this.tokens += 1;
+  }
+
+  words() {
+    if (!this.tokens) return "";
+    const tokens = this.usage ? this.usage.completion_tokens : this.tokens;
+    const parts = [`First token after ${inMs(this.first - this.began)}`];
+    if (this.last > this.first) parts.push(`${((tokens - 1) / (this.last - this.first) * 1000).toFixed(1)} tokens a second`);
+    parts.push(`${tokens} tokens`);
+    const known = this.usage?.prompt_tokens_details?.cached_tokens;
+    if (known) parts.push(`${known} of the prompt's ${this.usage.prompt_tokens} were known`);
+    return parts.join(", ");
+  }
+}
+
+/** Has the text written on, and shows each piece of it as it comes. */
+async function generate(signal, pace) {
+  const { path, body, begun, added } = asked();
+  const [text, facts] = [byId("generate-text"), byId("generate-facts")];
+  byId("generate-begun").textContent = begun;
+  text.textContent = "";
+  facts.textContent = "";
+  for await (const event of events(path, post("generate", body, signal))) {
+    if (event.usage) pace.usage = event.usage;
+    const more = event.choices.length ? added(event.choices[0]) : "";
+    if (!more) continue;
+    pace.piece();
+    text.append(more);
+    facts.textContent = pace.words();
+  }
+}
+
+function watchGenerate() {
+  const [start, stop] = [byId("generate-start"), byId("generate-stop")];
+  let running = null;
+  start.addEventListener("click", async () => {
+    running?.abort();
+    const own = (running = new AbortController());
+    const pace = new Pace();
+    stop.hidden = false;
+    byId("generate-results").setAttribute("aria-busy", "true");
+    showError(byId("generate-error"), null);
+    let error = null;
+    try {
+      await generate(own.signal, pace);
+    } catch (failed) {
+      // Stopped by whoever reads: what was written stays.
+      if (failed.name !== "AbortError") error = failed;
+    }
+    if (own !== running) return;
+    running = null;
+    showError(byId("generate-error"), error);
+    if (pace.tokens) byId("generate-facts").replaceChildren(`${pace.words()}, version `, versionOf("generate"));
+    byId("generate-results").setAttribute("aria-busy", "false");
+    if (document.activeElement === stop) start.focus();
+    stop.hidden = true;
+  });
+  stop.addEventListener("click", () => running?.abort());
+  const offerChat = () => {
+    const chat = byId("generate-form").options[1];
+    chat.disabled = !chosen("generate").chat;
+    if (chat.disabled) byId("generate-form").value = "text";
+  };
+  byId("generate-model").addEventListener("change", offerChat);
+  if (chosen("generate")) offerChat();
+}
+
 /* The models. */
 
-const TASKS = { embed: "embed", image: "classify-image", text: "classify-text", rerank: "rerank" };
+const TASKS = {
+  generate: "generate", embed: "embed", image: "classify-image", text: "classify-text", rerank: "rerank",
+};
 
 function fillProfiles(task) {
   const profiles = chosen(task).profiles;
@@ -401,7 +537,9 @@ async function start() {
   const shown = fillPickers();
   const runs = watch();
   watchImage(runs.image[0]);
-  shown.filter((task) => task !== "image").forEach((task) => runs[task].forEach((run) => run()));
+  watchGenerate();
+  // An image has to be chosen, and text costs more than the others: both wait to be asked.
+  shown.filter((task) => task !== "image" && task !== "generate").forEach((task) => runs[task].forEach((run) => run()));
 }
 
 start();
