@@ -119,9 +119,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Iterator[Ser
     models = [
         projects.model("gemma", GEMMA, "generate", projects.writing(cells=WRITER_CELLS)),
         projects.model("noise", tiny_gguf.Gguf().write(folder / "noise"), "generate", projects.writing()),
-        projects.model(
-            "caller", tiny_gguf.Gguf().write(folder / "caller", HERMES), "generate", projects.writing()
-        ),
+        projects.model("caller", tiny_gguf.Gguf().write(folder / "caller", HERMES), "generate", projects.writing()),
         projects.model("tiny", tiny.embed.folder, "embed"),
     ]
     with projects.start(folder, models) as server:
