@@ -18,18 +18,31 @@ _ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(Path(__file__).parent), str(_ROOT / "tools"), str(_ROOT / "tools" / "tests")]
 
 import projects  # noqa: E402
+import tiny_gguf  # noqa: E402
 from refusals import GROWTH_MIB  # noqa: E402
 from server import BINARY, CACHE, LIBRARY, Server  # noqa: E402
 from tiny_models import TinyText, write_arithmetic, write_image_classifier, write_mirror  # noqa: E402
 
 TARGET_MAX_BODY = 4 << 20
+#: Tokens that the large model of `writer` holds, and so the most that a request may have.
+WRITER_CELLS = 4_096
 MINILM = CACHE / "models" / "minilm"
 NSFW = CACHE / "models" / "opennsfw"
+GEMMA = CACHE / "models" / "gemma3-270m"
+
+#: A chat template that teaches calls of tools, as Qwen's and Hermes' do.
+HERMES = """\
+{%- if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}<tool_call>{"name": ...}</tool_call>{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 
 def pytest_sessionstart() -> None:
     """Says at once what is missing, instead of failing in every test."""
-    missing = [path for path in (BINARY, LIBRARY, MINILM / "model.int8.onnx", NSFW) if not path.exists()]
+    missing = [path for path in (BINARY, LIBRARY, MINILM / "model.int8.onnx", NSFW, GEMMA) if not path.exists()]
     if missing:
         names = ", ".join(str(path) for path in missing)
         raise pytest.UsageError(f"missing: {names}; `make test-e2e` builds and fetches what these tests need")
@@ -96,6 +109,23 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Iterator[Ser
     with projects.start(tmp_path_factory.mktemp("shared"), models) as server:
         yield server
         assert server.alive(), "the server did not live through the tests"
+
+
+@pytest.fixture(scope="session")
+def writer(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Iterator[Server]:
+    """A server of language models: Gemma 3 270M without tuning, and noise that is written at once."""
+    folder = tmp_path_factory.mktemp("writer")
+    # With two threads a token takes ten times as long as with one while something else has a core.
+    models = [
+        projects.model("gemma", GEMMA, "generate", projects.writing(cells=WRITER_CELLS)),
+        projects.model("noise", tiny_gguf.Gguf().write(folder / "noise"), "generate", projects.writing()),
+        projects.model("caller", tiny_gguf.Gguf().write(folder / "caller", HERMES), "generate", projects.writing()),
+        projects.model("tiny", tiny.embed.folder, "embed"),
+    ]
+    with projects.start(folder, models) as server:
+        yield server
+        assert server.stop() == 0
+        assert "panicked" not in server.log()
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,12 @@ def profile(name: str = "default", **settings: Any) -> Table:
     return {"name": name, "device": "cpu", "instances": 1, "threads": 1, "max_batch_delay_ms": 2} | settings
 
 
+def writing(name: str = "default", threads: int = 1, **generate: Any) -> Table:
+    """A profile of a language model on the CPU."""
+    table: Table = {"name": name, "device": "cpu", "threads": threads}
+    return table | ({"generate": generate} if generate else {})
+
+
 def write(folder: Path, models: list[Table], *, ports: tuple[int, int] | None = None, **server: Any) -> Path:
     """Writes `halny.toml` with free ports and a cache folder beside it; gives its path."""
     port, admin_port = ports or tuple(free_ports(2))
