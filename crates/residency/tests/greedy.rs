@@ -157,29 +157,26 @@ fn halny(loaded: LoadedLanguage, prompts: &[Vec<TokenId>], running: usize, shari
     (clients.iter().map(|client| client.0.borrow().0.clone()).collect(), preempted)
 }
 
-/// Equal up to the first token that was so close that the order of a sum decides it.
+/// Equal up to the first token that was so close that the order of a sum decides it; then what follows
+/// is another text.
 fn assert_equal(how: &str, expected: &[Vec<(TokenId, f32)>], found: &[Vec<TokenId>]) {
-    let mut close = 0;
-    for (place, (expected, found)) in expected.iter().zip(found).enumerate() {
-        let differs = expected.iter().zip(found).position(|((token, _), other)| token != other);
-        if let Some(at) = differs {
-            let gap = expected[at].1;
-            assert!(
-                gap < CLOSE,
-                "{how}: prompt {place}, token {at}: {} and not {} (gap {gap})",
-                found[at],
-                expected[at].0
-            );
-            close += 1;
-        }
+    let mut gaps = Vec::new();
+    for (expected, found) in expected.iter().zip(found) {
         assert_eq!(found.len(), TOKENS);
+        let differs = expected.iter().zip(found).position(|((token, _), other)| token != other);
+        gaps.extend(differs.map(|at| expected[at].1));
     }
-    assert!(close <= expected.len() / 10, "{how}: {close} differ");
+    let widest = gaps.iter().copied().fold(0.0, f32::max);
+    assert!(widest < CLOSE, "{how}: {} of {} differ, by up to {widest}: {gaps:?}", gaps.len(), expected.len());
+    assert!(gaps.len() <= DIFFERENT_MAX, "{how}: {} of {} differ: {gaps:?}", gaps.len(), expected.len());
 }
 
-/// Logits closer than this are one and the same to half precision: llama.cpp differs by as much from
-/// itself when a prompt is read in two batches instead of one.
-const CLOSE: f32 = 0.05;
+/// Logits closer than this are one and the same: activations are rounded to 8 bits in each of the
+/// model's matrices, so that another order of summing moves logits by some tenths (they span about 40).
+const CLOSE: f32 = 0.3;
+
+/// Answers of 50 that may be decided so.
+const DIFFERENT_MAX: usize = 10;
 
 #[test]
 fn greedy_output_is_llama_cpps_own() {

@@ -94,7 +94,7 @@ fn every_structural_problem_is_told_at_once() {
           max_batch_size = 4.0\ndeadline_ms = -1\n",
             "halny.toml:1:1: models[0]: source is missing; add source, text such as \"models/minilm\", \"hf://owner/name\" or \"s3://bucket/prefix\"\n\
              halny.toml:2:8: models[0].name: \"a b\" is not a name; write a name: 1 to 96 letters, digits, `.`, `_` and `-`, the first a letter or a digit\n\
-             halny.toml:3:8: models[0].task: \"embedd\" is not a task; write one of \"embed\", \"classify-text\", \"rerank\", \"classify-image\", \"tensor\"\n\
+             halny.toml:3:8: models[0].task: \"embedd\" is not a task; write one of \"embed\", \"classify-text\", \"rerank\", \"classify-image\", \"tensor\", \"generate\"\n\
              halny.toml:4:11: models[0].preload: \"yes\" is text; write true or false\n\
              halny.toml:6:14: models[0].text.max_tokens: 0 is out of range; write a whole number from 1 to 1048576\n\
              halny.toml:7:11: models[0].text.pooling: 3 is a whole number; write one of \"mean\", \"cls\", \"last\"\n\
@@ -115,10 +115,10 @@ fn every_structural_problem_is_told_at_once() {
             "[[models]]\n[[models]]\nname = \"\"\nsource = \"\"\ntask = {}\nprofiles = [{ naem = \"x\" }, 4]\n",
             "halny.toml:1:1: models[0]: name is missing; add name, a name: 1 to 96 letters, digits, `.`, `_` and `-`, the first a letter or a digit\n\
              halny.toml:1:1: models[0]: source is missing; add source, text such as \"models/minilm\", \"hf://owner/name\" or \"s3://bucket/prefix\"\n\
-             halny.toml:1:1: models[0]: task is missing; add task, one of \"embed\", \"classify-text\", \"rerank\", \"classify-image\", \"tensor\"\n\
+             halny.toml:1:1: models[0]: task is missing; add task, one of \"embed\", \"classify-text\", \"rerank\", \"classify-image\", \"tensor\", \"generate\"\n\
              halny.toml:3:8: models[1].name: the text is empty; write a name: 1 to 96 letters, digits, `.`, `_` and `-`, the first a letter or a digit\n\
              halny.toml:4:10: models[1].source: the text is empty; write text such as \"models/minilm\", \"hf://owner/name\" or \"s3://bucket/prefix\"\n\
-             halny.toml:5:8: models[1].task: this is a table; write one of \"embed\", \"classify-text\", \"rerank\", \"classify-image\", \"tensor\"\n\
+             halny.toml:5:8: models[1].task: this is a table; write one of \"embed\", \"classify-text\", \"rerank\", \"classify-image\", \"tensor\", \"generate\"\n\
              halny.toml:6:15: models[1].profiles[0].naem: there is no such setting; write name\n\
              halny.toml:6:29: models[1].profiles[1]: 4 is a whole number; write a table\n",
         ),

@@ -161,7 +161,10 @@ mod tests {
                 assert!(property["description"].as_str().unwrap().ends_with('.'), "{name} is not described");
             }
         });
-        assert_eq!(tables, 10, "project, server, onnxruntime, cache, model, text options, generate options, adapter, profile, its generate");
+        assert_eq!(
+            tables, 10,
+            "project, server, onnxruntime, cache, model, text options, generate options, adapter, profile, its generate"
+        );
     }
 
     #[test]
