@@ -136,8 +136,19 @@ class Server:
 
     def resident_mib(self) -> float:
         """Memory that the process holds now."""
+        return self._memory_mib("VmRSS:")
+
+    def peak_mib(self) -> float:
+        """The most memory that the process held, since its start or since `forget_peak`."""
+        return self._memory_mib("VmHWM:")
+
+    def forget_peak(self) -> None:
+        """What `peak_mib` tells begins with now."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5", encoding="ascii")
+
+    def _memory_mib(self, name: str) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+        line = next(line for line in status.splitlines() if line.startswith(name))
         return int(line.split()[1]) / 1024
 
     def metric(self, name: str, **labels: str) -> float:
