@@ -210,7 +210,6 @@ def test_streamed_logprobs_are_those_of_the_whole_answer(client: openai.OpenAI) 
     assert [offset for part in parts if part for offset in part.text_offset or []] == whole.text_offset
 
 
-@pytest.mark.xfail(strict=True, reason="each part of a character is counted as a character")
 def test_offsets_point_into_the_text_where_tokens_are_parts_of_characters(client: openai.OpenAI) -> None:
     choice = complete(client, max_tokens=40, logprobs=1, extra_body={"guided_choice": [FOREIGN]}).choices[0]
     assert choice.text == FOREIGN
@@ -497,7 +496,6 @@ def test_calls_of_the_models_own_are_read(client: openai.OpenAI) -> None:
     assert whole.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-@pytest.mark.xfail(strict=True, reason="the whole answer says `tool_calls`, the streamed one says `length`")
 def test_an_answer_that_is_cut_off_after_a_call_says_the_same_streamed(client: openai.OpenAI) -> None:
     asked: Any = {"model": "caller", "tools": TOOLS, "extra_body": {"guided_choice": [f"{CALL} and so on and on"]}}
     asked["max_completion_tokens"] = len(CALL) + 8
@@ -720,11 +718,7 @@ def test_a_deadline_that_passes_in_a_stream_is_said_in_the_stream(writer: Server
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"echo": True, "logprobs": 1}, "echo"),
-        pytest.param(
-            {"logprobs": 21},
-            "logprobs",
-            marks=pytest.mark.xfail(strict=True, reason="completions are told of `top_logprobs`, which is of chats"),
-        ),
+        ({"logprobs": 21}, "logprobs"),
         ({"extra_body": {"top_k": -2}}, "top_k"),
         ({"extra_body": {"response_format": {"type": "yaml"}}}, "response_format"),
         ({"extra_body": {"guided_regex": "a", "guided_choice": ["a"]}}, "guided_choice"),

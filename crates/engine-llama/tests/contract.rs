@@ -22,7 +22,7 @@ fn spec() -> LanguageSpec {
         weights: gemma(),
         device: Device::Cpu,
         device_layers: None,
-        threads: 2,
+        threads: 1,
         cells: 512,
         sequences: 8,
         step_tokens: 64,

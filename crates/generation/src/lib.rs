@@ -10,7 +10,8 @@
 //! 1. **Nothing accepted is lost.** Every accepted request ends exactly once, with a reason or an error,
 //!    unless its client has gone.
 //! 2. **No token is lost or repeated.** What a client receives is what the model says to its prompt alone,
-//!    whatever arrives, leaves or is preempted meanwhile.
+//!    whatever arrives, leaves or is preempted meanwhile; up to rounding, as far as the decoder's sums
+//!    depend on what is computed beside it.
 //! 3. **Cells are conserved.** When nothing runs and nothing is remembered, every cell is free.
 //! 4. **Limits hold.** A step never exceeds its tokens, the cache never exceeds its cells.
 //! 5. **Tenants share by tokens.** Virtual token counters (Sheng et al., "Fairness in Serving Large

@@ -25,6 +25,9 @@ use crate::{Chat, Writing, WritingProfile};
 /// A template beside the model's file, as newer repositories have it.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
 
+/// Tokens of the prompt that a model is warmed up with.
+const WARM_UP_TOKENS: usize = 32;
+
 /// Sequences that are remembered beside those that run: what keeps their prefixes. llama.cpp knows
 /// 256 at most.
 const REMEMBERED: usize = 64;
@@ -204,12 +207,16 @@ fn spec(profile: &Profile, weights: &Path, adapters: &[AdapterSpec]) -> Result<L
     })
 }
 
-/// One token through the model: pages are touched, kernels compiled, and a model that gives no
-/// logits, or none that are numbers, is not served.
+/// Some tokens through the model, at once and one more by itself, since kernels differ: pages are
+/// touched, kernels compiled, and a model that gives no logits, or none that are numbers, is not served.
 fn warm_up(model: &dyn LanguageModel, decoder: &mut dyn Decoder) -> Result<(), String> {
     let token = model.card().begin.as_ref().map_or(0, |(token, _)| *token);
-    let step = StepToken { token, position: 0, sequence: SequenceId(0), wants_logits: true };
-    decoder.step(&[step], None).map_err(|error| error.to_string())?;
+    let limits = decoder.limits();
+    let count = u32::try_from(limits.step_tokens.min(limits.context - 1).min(WARM_UP_TOKENS)).unwrap_or(1);
+    let at = |position| StepToken { token, position, sequence: SequenceId(0), wants_logits: position + 1 >= count };
+    let prompt: Vec<StepToken> = (0..count).map(at).collect();
+    decoder.step(&prompt, None).map_err(|error| error.to_string())?;
+    decoder.step(&[at(count)], None).map_err(|error| error.to_string())?;
     let logits = decoder.logits(0);
     if logits.len() != model.card().vocabulary || logits.iter().all(|logit| logit.is_nan()) {
         return Err(format!("it gave {} logits for {} tokens", logits.len(), model.card().vocabulary));

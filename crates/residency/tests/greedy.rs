@@ -24,7 +24,7 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
 
 /// Tokens of each answer.
-const TOKENS: usize = 12;
+const TOKENS: usize = 8;
 
 const SUBJECTS: [&str; 10] = [
     "The capital of France is",
@@ -59,7 +59,7 @@ fn load(cells: usize) -> LoadedLanguage {
         weights: gemma(),
         device: Device::Cpu,
         device_layers: None,
-        threads: 2,
+        threads: 1,
         cells,
         sequences: 32,
         step_tokens: 256,
@@ -77,7 +77,7 @@ fn llama_cpp(prompts: &[Vec<TokenId>]) -> Vec<Vec<(TokenId, f32)>> {
     let backend = halny_engine_llama::backends::backend().unwrap();
     let model = LlamaModel::load_from_file(backend.llama(), gemma(), &LlamaModelParams::default()).unwrap();
     let params =
-        LlamaContextParams::default().with_n_ctx(NonZeroU32::new(512)).with_n_threads(2).with_n_threads_batch(2);
+        LlamaContextParams::default().with_n_ctx(NonZeroU32::new(512)).with_n_threads(1).with_n_threads_batch(1);
     let mut context = model.new_context(backend.llama(), params).unwrap();
     let mut answers = Vec::new();
     for prompt in prompts {

@@ -186,7 +186,7 @@ const VLLM: [(&str, &str); 12] = [
     ("vllm:time_to_first_token_seconds", "Time from arrival to the first token"),
     ("vllm:inter_token_latency_seconds", "Time from one token of a request to its next"),
     ("vllm:e2e_request_latency_seconds", "Time from arrival to the last token"),
-    ("vllm:iteration_tokens", "Tokens computed in one step"),
+    ("vllm:iteration_tokens_total", "Tokens computed in one step"),
     ("vllm:prompt_tokens", "Tokens of admitted prompts"),
     ("vllm:generation_tokens", "Tokens written"),
     ("vllm:prefix_cache_queries", "Prompt tokens looked up among remembered prefixes"),

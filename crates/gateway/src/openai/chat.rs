@@ -171,7 +171,10 @@ impl Told {
             pieces.extend(parser.finish());
             let (content, calls) = joined(pieces);
             if !calls.is_empty() {
-                reason = "tool_calls";
+                // An answer that was cut off says so, whatever it had called before.
+                if answer.finished.reason != FinishReason::Length {
+                    reason = "tool_calls";
+                }
                 message["content"] = if content.is_empty() { Value::Null } else { Value::from(content) };
                 message["tool_calls"] = Value::from(calls);
             } else {

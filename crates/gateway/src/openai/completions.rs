@@ -24,6 +24,9 @@ use crate::{ApiError, Shared, answer, body, prepare};
 /// Tokens of an answer where the request does not say, as OpenAI's API reference has it.
 const MAX_TOKENS: usize = 16;
 
+/// Alternatives to each token that a request may ask for.
+const LOGPROBS_MAX: usize = 20;
+
 #[derive(Debug, Deserialize)]
 struct Request {
     model: String,
@@ -101,6 +104,11 @@ fn check(request: &Request, parameters: &Parameters) -> Result<(), ApiError> {
     }
     if request.prompt.as_ref().is_none_or(|prompt| prompt.0.is_empty()) {
         return refused("`prompt` is missing or empty; give a text or tokens to continue", "prompt");
+    }
+    if request.logprobs.is_some_and(|count| count > LOGPROBS_MAX) {
+        let text =
+            format!("`logprobs` asks for more alternatives than the {LOGPROBS_MAX} that are told; ask for fewer");
+        return Err(ApiError::invalid(text).with_param("logprobs"));
     }
     if request.max_tokens == Some(0) {
         return refused("`max_tokens` is 0; ask for at least one token", "max_tokens");

@@ -34,7 +34,8 @@ pub(super) fn of_completion(model: &dyn LanguageModel, written: &[Written], offs
     for written in written {
         let text = name(model, written.token);
         offsets.push(*offset);
-        *offset += text.chars().count();
+        // A character is counted where it begins: a token may hold only a part of one.
+        *offset += bytes(model, written.token).iter().filter(|byte| **byte & 0xc0 != 0x80).count();
         tokens.push(text);
         logprobs.push(shown(written.logprob));
         let top = written.top.iter().map(|(token, logprob)| (name(model, *token), json!(shown(*logprob))));

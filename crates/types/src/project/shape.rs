@@ -178,6 +178,8 @@ fn instead_of(name: &str, pointer: &str, table: &Value) -> String {
             (None, None) => {}
         }
     }
+    let mut known = known;
+    known.sort_unstable();
     format!("write one of {}", known.join(", "))
 }
 
