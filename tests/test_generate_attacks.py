@@ -232,14 +232,17 @@ def test_texts_that_are_hard_to_make_tokens_of_do_not_stop_the_others(tmp_path: 
         projects.model("tiny", tiny.embed.folder, "embed"),
     ]
     with projects.start(tmp_path, models) as server, ThreadPoolExecutor(8) as pool:
-        body = {"model": "noise", "prompt": "a" * (1 << 20)}
-        for _ in range(8):
-            pool.submit(ask, server, COMPLETIONS, body)
-        wait_for("the long texts to arrive", lambda: server.metric("halny_in_flight_requests") > 8)
-        # Long enough to be made tokens of beside them, and not on the spot.
-        asked = {"model": "tiny", "input": ["sun rain wind " * 10] * 8}
-        answer = requests.post(f"{server.url}/v1/embeddings", json=asked, timeout=60)
-        server.kill()
+        try:
+            body = {"model": "noise", "prompt": "a" * (1 << 20)}
+            for _ in range(8):
+                pool.submit(ask, server, COMPLETIONS, body)
+            # The eight, and the one that asks.
+            wait_for("the long texts to arrive", lambda: server.metric("halny_in_flight_requests") > 8)
+            # Long enough to be made tokens of beside them, and not on the spot.
+            asked = {"model": "tiny", "input": ["sun rain wind " * 10] * 8}
+            answer = requests.post(f"{server.url}/v1/embeddings", json=asked, timeout=20)
+        finally:
+            server.kill()
     assert answer.status_code == 200, answer.text
 
 
