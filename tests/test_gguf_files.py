@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def dims(name: str, *numbers: int) -> Change:
 
 
 def claim(**claims: Any) -> Change:
-    return lambda gguf: [setattr(gguf, name, value) for name, value in claims.items()]
+    return lambda gguf: vars(gguf).update(claims)
 
 
 def same_name(gguf: Gguf) -> None:
@@ -128,7 +129,7 @@ LIES: dict[str, Change] = {
 }
 
 
-def write_lie(folder: Path, change: Change) -> None:
+def write_lie(change: Change, folder: Path) -> None:
     gguf = Gguf()
     change(gguf)
     gguf.write(folder)
@@ -163,6 +164,17 @@ def patched_after(name: bytes, content: bytes) -> Callable[[Path], None]:
     return write
 
 
+def made(folder: Path) -> Path:
+    """Where the model's file belongs, in a folder that is there."""
+    folder.mkdir()
+    return folder / FILE
+
+
+def two_files(folder: Path) -> None:
+    Gguf().write(folder)
+    (folder / "other.gguf").write_bytes(Gguf().whole())
+
+
 #: The same with a file that people use.
 FILES: dict[str, Callable[[Path], None]] = {
     "cut off in the header": lambda folder: write_gemma(folder, gemma_head(), 3 << 20),
@@ -178,15 +190,15 @@ FILES: dict[str, Callable[[Path], None]] = {
     "empty": lambda folder: write_gemma(folder, b"", 0),
     "four bytes": lambda folder: write_gemma(folder, b"GGUF", 4),
     "zeros": lambda folder: write_gemma(folder, b""),
-    "a link out": lambda folder: [folder.mkdir(), (folder / FILE).symlink_to("/etc/passwd")],  # type: ignore[dict-item]
-    "a link to a device": lambda folder: [folder.mkdir(), (folder / FILE).symlink_to("/dev/zero")],  # type: ignore[dict-item]
+    "a link out": lambda folder: made(folder).symlink_to("/etc/passwd"),
+    "a link to a device": lambda folder: made(folder).symlink_to("/dev/zero"),
     "a folder": lambda folder: (folder / FILE).mkdir(parents=True),
-    "a pipe": lambda folder: [folder.mkdir(), os.mkfifo(folder / FILE)],  # type: ignore[dict-item]
+    "a pipe": lambda folder: os.mkfifo(made(folder)),
     "nothing": lambda folder: folder.mkdir(),
-    "two files": lambda folder: (Gguf().write(folder) / "other.gguf").write_bytes(Gguf().whole()),  # type: ignore[dict-item]
+    "two files": two_files,
 }
 CASES: dict[str, Callable[[Path], None]] = {
-    **{name: lambda folder, change=change: write_lie(folder, change) for name, change in LIES.items()},
+    **{name: partial(write_lie, change) for name, change in LIES.items()},
     **{f"gemma: {name}": write for name, write in FILES.items()},
 }
 
@@ -211,7 +223,7 @@ def writing() -> projects.Table:
 
 
 def complete(target: Server, model: str = "noise") -> requests.Response:
-    body = {"model": model, "prompt": "a", "max_tokens": 2}
+    body: Any = {"model": model, "prompt": "a", "max_tokens": 2}
     return requests.post(f"{target.url}/v1/completions", json=body, timeout=60)
 
 

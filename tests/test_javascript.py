@@ -9,19 +9,12 @@ import pytest
 
 import javascript
 from server import Server, wait_for
+from writing import aborted, running
 
 
 def test_both_clients_can_be_imported() -> None:
     found = json.loads(javascript.run("imports.mjs"))
     assert found == {"openai": "function", "ai": "function", "streaming": "function", "provider": "minilm"}
-
-
-def running(writer: Server) -> float:
-    return writer.metric("halny_generation_running_requests", model="gemma")
-
-
-def aborted(writer: Server) -> float:
-    return writer.metric("halny_generation_finished_requests", model="gemma", reason="abort")
 
 
 @pytest.fixture(scope="module", params=["openai.mjs", "ai.mjs"])
