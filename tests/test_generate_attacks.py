@@ -232,14 +232,17 @@ def test_texts_that_are_hard_to_make_tokens_of_do_not_stop_the_others(tmp_path: 
         projects.model("tiny", tiny.embed.folder, "embed"),
     ]
     with projects.start(tmp_path, models) as server, ThreadPoolExecutor(8) as pool:
-        body = {"model": "noise", "prompt": "a" * (1 << 20)}
-        for _ in range(8):
-            pool.submit(ask, server, COMPLETIONS, body)
-        wait_for("the long texts to arrive", lambda: server.metric("halny_in_flight_requests") > 8)
-        # Long enough to be made tokens of beside them, and not on the spot.
-        asked = {"model": "tiny", "input": ["sun rain wind " * 10] * 8}
-        answer = requests.post(f"{server.url}/v1/embeddings", json=asked, timeout=60)
-        server.kill()
+        try:
+            body = {"model": "noise", "prompt": "a" * (1 << 20)}
+            for _ in range(8):
+                pool.submit(ask, server, COMPLETIONS, body)
+            # The eight, and the one that asks.
+            wait_for("the long texts to arrive", lambda: server.metric("halny_in_flight_requests") > 8)
+            # Long enough to be made tokens of beside them, and not on the spot.
+            asked = {"model": "tiny", "input": ["sun rain wind " * 10] * 8}
+            answer = requests.post(f"{server.url}/v1/embeddings", json=asked, timeout=20)
+        finally:
+            server.kill()
     assert answer.status_code == 200, answer.text
 
 
@@ -480,7 +483,7 @@ def test_as_many_messages_and_tools_as_may_be_are_read(target: Server) -> None:
     assert str(CELLS) in assert_refused(chat(target, tools=tools, tool_choice="required"), 400)
 
 
-FLOOD = [[]] * 3_000_000
+FLOOD: list[Any] = [[]] * 3_000_000
 UNFOLDED = pytest.mark.xfail(strict=True, reason="read as a value of any form, however many elements it has")
 
 
@@ -628,7 +631,7 @@ def test_many_heavy_requests_leave_memory_where_it_was(target: Server) -> None:
 
 
 def test_clients_that_leave_at_once_leave_nothing_running(target: Server) -> None:
-    body = {"model": "noise", "prompt": "a", "n": 16, "max_tokens": 1_500, "stream": True, "ignore_eos": True}
+    body: Any = {"model": "noise", "prompt": "a", "n": 16, "max_tokens": 1_500, "stream": True, "ignore_eos": True}
     for _ in range(40):
         with requests.post(f"{target.url}{COMPLETIONS}", json=body, stream=True, timeout=30) as answer:
             next(answer.iter_content(16))
@@ -638,7 +641,7 @@ def test_clients_that_leave_at_once_leave_nothing_running(target: Server) -> Non
 
 def test_answers_that_nobody_reads_are_bounded(target: Server) -> None:
     """A client that asks for much and reads nothing holds no more than what it asked for."""
-    body = {"model": "noise", "prompt": "a", "n": 64, "max_tokens": 1_500, "logprobs": 20, "stream": True}
+    body: Any = {"model": "noise", "prompt": "a", "n": 64, "max_tokens": 1_500, "logprobs": 20, "stream": True}
     before_mib = target.resident_mib()
     with requests.post(f"{target.url}{COMPLETIONS}", json=body, stream=True, timeout=60):
         # The model has written everything, and the connection's buffers are full.
