@@ -70,7 +70,7 @@ def gauge(text: str, name: str) -> float:
 
 
 def thread_count(server: Server) -> int:
-    return len(list(Path(f"/proc/{server.pid}/task").iterdir()))
+    return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
 
 
 async def soak(server: Server, tally: Tally, resident_mib: list[float]) -> None:
