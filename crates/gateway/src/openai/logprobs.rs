@@ -33,9 +33,12 @@ pub(super) fn of_completion(model: &dyn LanguageModel, written: &[Written], offs
     let (mut tokens, mut logprobs, mut tops, mut offsets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for written in written {
         let text = name(model, written.token);
-        offsets.push(*offset);
-        // A character is counted where it begins: a token may hold only a part of one.
-        *offset += bytes(model, written.token).iter().filter(|byte| **byte & 0xc0 != 0x80).count();
+        // A token may hold a part of a character only: the character is counted where it begins, and its
+        // later parts point there.
+        let bytes = bytes(model, written.token);
+        let continues = |byte: &u8| byte & 0xc0 == 0x80;
+        offsets.push(offset.saturating_sub(usize::from(bytes.first().is_some_and(continues))));
+        *offset += bytes.iter().filter(|byte| !continues(byte)).count();
         tokens.push(text);
         logprobs.push(shown(written.logprob));
         let top = written.top.iter().map(|(token, logprob)| (name(model, *token), json!(shown(*logprob))));
