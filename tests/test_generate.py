@@ -133,7 +133,7 @@ def test_logprobs_are_those_of_the_tokens_of_the_text(client: openai.OpenAI) -> 
     assert found.tokens and found.token_logprobs and found.top_logprobs and found.text_offset
     assert "".join(found.tokens) == choice.text == COUNTED
     for token, logprob, top, offset in zip(
-        found.tokens, found.token_logprobs, found.top_logprobs, found.text_offset, strict=False
+        found.tokens, found.token_logprobs, found.top_logprobs, found.text_offset, strict=True
     ):
         assert choice.text.startswith(token, offset)
         assert len(top) == 3

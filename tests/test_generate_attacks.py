@@ -216,14 +216,14 @@ def peak_growth_mib(target: Server, send: Callable[[], requests.Response]) -> fl
     return target.peak_mib() - before
 
 
-@pytest.mark.xfail(strict=False, reason="16 MB are made tokens of, for a model whose 2,048 tokens hold 100 KB at most")
+@pytest.mark.xfail(strict=True, reason="16 MB are made tokens of, for a model whose 2,048 tokens hold 100 KB at most")
 def test_a_prompt_that_is_far_too_long_is_not_even_made_tokens_of(target: Server) -> None:
     body = {"prompt": "word " * (3 << 20)}
     assert peak_growth_mib(target, lambda: complete(target, **body)) < 4 * GROWTH_MIB
 
 
 @pytest.mark.xfail(
-    strict=False, reason="characters outside the vocabulary take time with the square of their number, off any deadline"
+    strict=True, reason="characters outside the vocabulary take time with the square of their number, off any deadline"
 )
 def test_texts_that_are_hard_to_make_tokens_of_do_not_stop_the_others(tmp_path: Path, tiny: Tiny) -> None:
     """100,000 characters that Gemma does not know take 10 s, 200,000 four times as long; here, of a small vocabulary."""
@@ -484,7 +484,7 @@ def test_as_many_messages_and_tools_as_may_be_are_read(target: Server) -> None:
 
 
 FLOOD: list[Any] = [[]] * 3_000_000
-UNFOLDED = pytest.mark.xfail(strict=False, reason="read as a value of any form, however many elements it has")
+UNFOLDED = pytest.mark.xfail(strict=True, reason="read as a value of any form, however many elements it has")
 
 
 @pytest.mark.parametrize(

@@ -153,11 +153,7 @@ def test_a_deadline_that_passes_in_a_stream_is_said_in_the_stream(writer: Server
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
         ({"echo": True, "logprobs": 1}, "echo"),
-        pytest.param(
-            {"logprobs": 21},
-            "logprobs",
-            marks=pytest.mark.xfail(strict=False, reason="completions are told of `top_logprobs`, which is of chats"),
-        ),
+        ({"logprobs": 21}, "logprobs"),
         ({"extra_body": {"top_k": -2}}, "top_k"),
         ({"extra_body": {"response_format": {"type": "yaml"}}}, "response_format"),
         ({"extra_body": {"guided_regex": "a", "guided_choice": ["a"]}}, "guided_choice"),
@@ -302,7 +298,7 @@ def test_clients_at_once_get_what_they_would_get_alone(writer: Server, client: o
     written = writer.metric("halny_generation_written_tokens", model="gemma") - before
     assert [numbers(answer.usage) for answer in together] == [numbers(answer.usage) for answer in alone]
     assert sum(numbers(answer.usage)[1] for answer in together) == written
-    same = sum(a.choices[0].text == b.choices[0].text for a, b in zip(together, alone, strict=False))
+    same = sum(a.choices[0].text == b.choices[0].text for a, b in zip(together, alone, strict=True))
     # Sums of a batch are rounded otherwise: a choice between two equally likely tokens may turn.
     assert same >= len(prompts) - 2
 
