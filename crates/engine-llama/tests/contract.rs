@@ -4,17 +4,14 @@
 use std::path::PathBuf;
 
 use halny_engine::testsuite::decoder::{contract, say};
+use halny_engine::testsuite::fetched;
 use halny_engine::{
     AdapterSpec, CellFormat, Device, EngineError, LanguageEngine, LanguageSpec, LoadedLanguage, SequenceId, Specials,
 };
 use halny_engine_llama::LlamaEngine;
 
 fn gemma() -> PathBuf {
-    let cache = std::env::var_os("HALNY_CACHE").map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/halny"));
-    let file = cache.join("models/gemma3-270m/model.gguf");
-    assert!(file.exists(), "{} is missing; `make models` fetches it", file.display());
-    file
+    fetched("models/gemma3-270m/model.gguf")
 }
 
 fn spec() -> LanguageSpec {

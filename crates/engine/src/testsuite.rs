@@ -3,6 +3,7 @@
 
 pub mod decoder;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,24 @@ use crate::{
     Choice, Device, Dim, Element, ElementType, Engine, EngineError, Instance, LoadPhase, LoadSpec, Loaded, Port,
     RunReport, Signature, Tensor, TensorView,
 };
+
+/// A file below the folder that `make` fetches into.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn fetched(path: &str) -> PathBuf {
+    let file = cache_folder().join(path);
+    assert!(file.exists(), "{} is missing; `make models` fetches it", file.display());
+    file
+}
+
+/// The folder that `make` fetches into.
+#[must_use]
+pub fn cache_folder() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/halny");
+    std::env::var_os("HALNY_CACHE").map_or_else(home, PathBuf::from)
+}
 
 /// The signature of the graph that [`contract`] asks an engine to load: `y = 2x`, `[n, 4]` singles.
 #[must_use]

@@ -119,12 +119,6 @@ impl<T> Waiting<T> {
         }
     }
 
-    /// Takes out everything.
-    pub fn drain(&mut self) -> Vec<T> {
-        self.count = 0;
-        self.tenants.values_mut().flat_map(|tenant| tenant.waiting.iter_mut().flat_map(std::mem::take)).collect()
-    }
-
     /// A tenant that had nothing waiting starts where the least of the others stands.
     fn lift(&mut self, tenant: &TenantId) {
         if self.tenants.get(tenant).is_some_and(Tenant::waits) {

@@ -33,4 +33,4 @@ pub use model::{LoadedModel, ProfileCard, Work};
 pub use residency::{Applied, Residency};
 pub use runner::ModelRunner;
 pub use state::{ModelState, ModelStatus};
-pub use writing::{Chat, Writing, WritingProfile};
+pub use writing::{Writing, WritingProfile};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use halny_chat::{ChatTemplate, Specials, ToolFormat};
+use halny_chat::{ChatTemplate, Specials};
 use halny_engine::{
     AdapterSpec, CellFormat, Decoder, Device, LanguageModel, LanguageSpec, LoadedLanguage, SequenceId, StepToken,
 };
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::LoadCause;
 use crate::load::{Loader, Phases, yield_to_the_network};
-use crate::{Chat, Writing, WritingProfile};
+use crate::{Writing, WritingProfile};
 
 /// A template beside the model's file, as newer repositories have it.
 const TEMPLATE_FILE: &str = "chat_template.jinja";
@@ -112,7 +112,7 @@ impl Loader {
         options: &GenerateOptions,
         root: &Path,
         model: &dyn LanguageModel,
-    ) -> Result<Option<Chat>, LoadCause> {
+    ) -> Result<Option<ChatTemplate>, LoadCause> {
         let read = |path: PathBuf, name: String| {
             std::fs::read_to_string(path).map_err(|error| LoadCause::File { file: name, error })
         };
@@ -125,8 +125,7 @@ impl Loader {
         let Some(source) = source else { return Ok(None) };
         let name = |token: &Option<(u32, String)>| token.as_ref().map(|(_, name)| name.clone()).unwrap_or_default();
         let specials = Specials { bos: name(&model.card().begin), eos: name(&model.card().end) };
-        let template = ChatTemplate::compile(&source, specials)?;
-        Ok(Some(Chat { template, tools: ToolFormat::detect(&source) }))
+        Ok(Some(ChatTemplate::compile(&source, specials)?))
     }
 
     fn start_writing(

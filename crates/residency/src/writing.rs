@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use halny_chat::{ChatTemplate, ToolFormat};
+use halny_chat::ChatTemplate;
 use halny_engine::{Choice, LanguageModel};
 use halny_generation::grammar::Grammars;
 use halny_generation::lane::{Generation, Lane};
@@ -23,7 +23,7 @@ pub struct Writing {
     /// Its vocabulary, and what its file says.
     pub model: Arc<dyn LanguageModel>,
     /// How a conversation becomes a prompt, where the model or the project has a template.
-    pub chat: Option<Chat>,
+    pub chat: Option<ChatTemplate>,
     /// Makes grammars for its vocabulary.
     pub grammars: Arc<Grammars>,
     /// The names of its adapters; a request says the place.
@@ -32,15 +32,6 @@ pub struct Writing {
     pub max_tokens: Option<usize>,
     /// The ways to run it, in the order of preference. Never empty.
     pub profiles: Vec<WritingProfile>,
-}
-
-/// How a conversation becomes a prompt.
-#[derive(Debug)]
-pub struct Chat {
-    /// The template.
-    pub template: ChatTemplate,
-    /// How the model writes calls of tools, where its template teaches any.
-    pub tools: Option<ToolFormat>,
 }
 
 /// One way to run a language model.

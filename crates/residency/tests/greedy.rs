@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use halny_engine::testsuite::fetched;
 use halny_engine::{CellFormat, Device, LanguageEngine, LanguageSpec, LoadedLanguage, Specials, TokenId};
 use halny_engine_llama::LlamaEngine;
 use halny_generation::job::Sink;
@@ -47,11 +48,7 @@ const BEGINNINGS: [&str; 5] = [
 ];
 
 fn gemma() -> PathBuf {
-    let cache = std::env::var_os("HALNY_CACHE").map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/halny"));
-    let file = cache.join("models/gemma3-270m/model.gguf");
-    assert!(file.exists(), "{} is missing; `make models` fetches it", file.display());
-    file
+    fetched("models/gemma3-270m/model.gguf")
 }
 
 fn load(cells: usize) -> LoadedLanguage {

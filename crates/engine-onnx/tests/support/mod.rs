@@ -1,20 +1,16 @@
 //! What the tests of this crate share: the engine, specs, and folders that hold a graph.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use halny_engine::testsuite::cache_folder;
 use halny_engine::{Device, LoadSpec, Precision};
 use halny_engine_onnx::testgraph::Graph;
 use halny_engine_onnx::{OnnxEngine, Options};
 
 /// The engine over the library that `make setup` installs.
 pub(crate) fn engine() -> OnnxEngine {
-    let options = Options { cache: Some(downloads()), ..Options::default() };
+    let options = Options { cache: Some(cache_folder()), ..Options::default() };
     OnnxEngine::open(options).unwrap_or_else(|error| panic!("run make setup: {error}"))
-}
-
-fn downloads() -> PathBuf {
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/halny");
-    std::env::var_os("HALNY_CACHE").map_or_else(home, PathBuf::from)
 }
 
 /// A folder with one graph in it and room for a cache.

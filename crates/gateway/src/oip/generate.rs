@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use halny_generation::request::{Finished, Written};
 use halny_residency::Writing;
 use http::HeaderMap;
@@ -17,14 +17,11 @@ use super::http::Target;
 use super::ports::check_version;
 use crate::admission::Arrived;
 use crate::error::Shape;
-use crate::openai::parameters::{Parameters, reason};
+use crate::openai::parameters::{MAX_TOKENS, Parameters, reason};
 use crate::path::Named;
 use crate::sse::{self, Events, Teller};
 use crate::writing::{Answers, Ask, Prompt, gather, write};
 use crate::{ApiError, Shared, answer, body, prepare};
-
-/// Tokens of an answer where the request does not say.
-const MAX_TOKENS: usize = 16;
 
 #[derive(Debug, Deserialize)]
 struct Request {
@@ -86,16 +83,11 @@ async fn run(
         return Err(ApiError::invalid("`n` other than 1 is not part of this protocol; send several requests"));
     }
     let ask = Ask {
-        prompts: vec![Prompt::Text(request.text_input)],
-        answers: 1,
-        sampling: parameters.sampling(None)?,
         max_tokens: Some(lengths.max_tokens.or(lengths.max_new_tokens).unwrap_or(MAX_TOKENS)),
-        stop: parameters.stop()?,
-        include_stop: parameters.include_stop_str_in_output,
-        ignore_end: parameters.ignore_eos,
-        format: parameters.format()?,
         adapter,
+        ..parameters.ask(vec![Prompt::Text(request.text_input)], None)?
     };
+    let ask = Ask { format: parameters.format()?, ..ask };
     let answers = write(shared, headers, arrived.0, writing, ask).await?;
     let told = Told { id: request.id, writing: Arc::clone(&answers.writing), details: lengths.details };
     if streams {
@@ -105,9 +97,7 @@ async fn run(
         return Err(ApiError::new(halny_types::Fault::Ours, "the model gave no answer"));
     };
     let bytes = whole.text.len();
-    answer::json(shared, bytes, move || Ok(told.object(&whole.text, Some(&whole.finished))))
-        .await
-        .map(IntoResponse::into_response)
+    answer::json(shared, bytes, move || Ok(told.object(&whole.text, Some(&whole.finished)))).await
 }
 
 struct Told {

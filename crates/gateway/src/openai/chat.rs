@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 use super::completions::{Head, usage};
 use super::conversation::{Asked, prepare};
 use super::logprobs;
-use super::parameters::{Parameters, reason};
+use super::parameters::{self, Parameters, reason};
 use crate::admission::Arrived;
 use crate::error::Shape;
 use crate::sse::{self, Events, Teller};
 use crate::writing::{Answers, Ask, Gathered, gather, write};
-use crate::{ApiError, Shared, answer, body, prepare as find};
+use crate::{ApiError, Shared, answer, prepare as find};
 
 #[derive(Debug, Deserialize)]
 struct Request {
@@ -54,9 +54,7 @@ pub async fn chat(
 }
 
 async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let bytes = body::read(shared, headers, body).await?;
-    let parameters: Parameters = body::parse(shared, bytes.clone()).await?;
-    let request: Request = body::parse(shared, bytes).await?;
+    let (request, parameters): (Request, Parameters) = parameters::read(shared, headers, body).await?;
     let (writing, adapter) = find::writer(shared, &request.model)?;
     let logprobs = check(&request)?;
     let mut format = parameters.format()?;
@@ -80,15 +78,10 @@ async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: B
         format = Some(call);
     }
     let ask = Ask {
-        prompts: vec![prepared.prompt],
-        answers: parameters.n.unwrap_or(1),
-        sampling: parameters.sampling(logprobs)?,
         max_tokens: request.max_completion_tokens.or(request.max_tokens),
-        stop: parameters.stop()?,
-        include_stop: parameters.include_stop_str_in_output,
-        ignore_end: parameters.ignore_eos,
         format,
         adapter,
+        ..parameters.ask(vec![prepared.prompt], logprobs)?
     };
     let answers = write(shared, headers, arrived.0, writing, ask).await?;
     let told = Told {

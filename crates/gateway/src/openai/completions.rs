@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use halny_generation::request::{Finished, Usage, Written};
+use halny_generation::sampling::SamplingOptions;
 use halny_residency::Writing;
 use http::HeaderMap;
 use serde::Deserialize;
@@ -14,18 +15,12 @@ use serde_json::{Value, json};
 
 use super::input::{TextInput, TextInputs};
 use super::logprobs;
-use super::parameters::{Parameters, reason};
+use super::parameters::{self, MAX_TOKENS, Parameters, reason};
 use crate::admission::Arrived;
 use crate::error::Shape;
 use crate::sse::{self, Events, Teller};
 use crate::writing::{Answers, Ask, Gathered, Prompt, gather, write};
-use crate::{ApiError, Shared, answer, body, prepare};
-
-/// Tokens of an answer where the request does not say, as OpenAI's API reference has it.
-const MAX_TOKENS: usize = 16;
-
-/// Alternatives to each token that a request may ask for.
-const LOGPROBS_MAX: usize = 20;
+use crate::{ApiError, Shared, answer, prepare};
 
 #[derive(Debug, Deserialize)]
 struct Request {
@@ -51,9 +46,7 @@ pub async fn completions(
 }
 
 async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let bytes = body::read(shared, headers, body).await?;
-    let parameters: Parameters = body::parse(shared, bytes.clone()).await?;
-    let request: Request = body::parse(shared, bytes).await?;
+    let (request, parameters): (Request, Parameters) = parameters::read(shared, headers, body).await?;
     let (writing, adapter) = prepare::writer(shared, &request.model)?;
     check(&request, &parameters)?;
     let inputs = request.prompt.map(|prompt| prompt.0).unwrap_or_default();
@@ -63,16 +56,11 @@ async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: B
         TextInput::Tokens(tokens) => Prompt::Tokens(tokens),
     });
     let ask = Ask {
-        prompts: prompts.collect(),
-        answers: parameters.n.unwrap_or(1),
-        sampling: parameters.sampling(request.logprobs)?,
         max_tokens: Some(request.max_tokens.unwrap_or(MAX_TOKENS)),
-        stop: parameters.stop()?,
-        include_stop: parameters.include_stop_str_in_output,
-        ignore_end: parameters.ignore_eos,
-        format: parameters.format()?,
         adapter,
+        ..parameters.ask(prompts.collect(), request.logprobs)?
     };
+    let ask = Ask { format: parameters.format()?, ..ask };
     let answers = write(shared, headers, arrived.0, writing, ask).await?;
     let told = Told {
         head: Head::of("cmpl", &answers, request.model),
@@ -105,9 +93,9 @@ fn check(request: &Request, parameters: &Parameters) -> Result<(), ApiError> {
     if request.prompt.as_ref().is_none_or(|prompt| prompt.0.is_empty()) {
         return refused("`prompt` is missing or empty; give a text or tokens to continue", "prompt");
     }
-    if request.logprobs.is_some_and(|count| count > LOGPROBS_MAX) {
-        let text =
-            format!("`logprobs` asks for more alternatives than the {LOGPROBS_MAX} that are told; ask for fewer");
+    if request.logprobs.is_some_and(|count| count > SamplingOptions::LOGPROBS) {
+        let most = SamplingOptions::LOGPROBS;
+        let text = format!("`logprobs` asks for more alternatives than the {most} that are told; ask for fewer");
         return Err(ApiError::invalid(text).with_param("logprobs"));
     }
     if request.max_tokens == Some(0) {

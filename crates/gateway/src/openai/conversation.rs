@@ -63,7 +63,7 @@ fn render(writing: &Writing, asked: Asked) -> Result<Prepared, ApiError> {
     let tools = read_tools(tools).map_err(refused)?;
     let choice = read_tool_choice(asked.tool_choice, tools.as_ref()).map_err(refused)?;
     let tools = tools.filter(|_| choice != ToolChoice::None);
-    let format = chat.tools.filter(|_| tools.is_some());
+    let format = chat.tool_format().filter(|_| tools.is_some());
     if tools.is_some() && format.is_none() {
         let text =
             format!("the chat template of {:?} teaches no calls of tools; leave `tools` out", writing.name.as_str());
@@ -78,7 +78,7 @@ fn render(writing: &Writing, asked: Asked) -> Result<Prepared, ApiError> {
         extra: asked.extra,
         now: None,
     };
-    let mut prompt = chat.template.render(&conversation).map_err(refused)?;
+    let mut prompt = chat.render(&conversation).map_err(refused)?;
     if let Some(forced) = &forced {
         prompt.push_str(&forced.prefix);
     }

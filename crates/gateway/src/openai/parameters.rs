@@ -1,19 +1,38 @@
 //! What OpenAI's requests for text say of how it is written, and what vLLM's say beyond that.
 
+use axum::body::Body;
 use halny_engine::TokenId;
 use halny_generation::grammar::Format;
 use halny_generation::request::FinishReason;
 use halny_generation::sampling::SamplingOptions;
 use halny_generation::text::StopStrings;
 use halny_types::Fault;
+use http::HeaderMap;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-use crate::ApiError;
 use crate::bounded::{Pairs, Texts};
+use crate::writing::{Ask, Prompt};
+use crate::{ApiError, Shared, body};
 
 /// The longest JSON Schema.
 const SCHEMA_BYTES_MAX: usize = 64 * 1024;
+
+/// Tokens of an answer where the request does not say, as OpenAI's API reference has it for completions.
+pub(crate) const MAX_TOKENS: usize = 16;
+
+/// The request's own fields, and those that all requests for text have. The body is read twice: flattened
+/// into one another, serde would copy the whole of it first.
+pub(crate) async fn read<T: DeserializeOwned + Send + 'static>(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(T, Parameters), ApiError> {
+    let bytes = body::read(shared, headers, body).await?;
+    let parameters: Parameters = body::parse(shared, bytes.clone()).await?;
+    Ok((body::parse(shared, bytes).await?, parameters))
+}
 
 /// The fields that completions and chats have in common. What is not said takes OpenAI's defaults.
 #[derive(Debug, Default, Deserialize)]
@@ -73,8 +92,23 @@ pub(crate) struct Structured {
 }
 
 impl Parameters {
+    /// What is asked of the model as far as these fields say it: no limit on tokens, no format, no adapter.
+    pub(crate) fn ask(&self, prompts: Vec<Prompt>, logprobs: Option<usize>) -> Result<Ask, ApiError> {
+        Ok(Ask {
+            prompts,
+            answers: self.n.unwrap_or(1),
+            sampling: self.sampling(logprobs)?,
+            max_tokens: None,
+            stop: self.stop()?,
+            include_stop: self.include_stop_str_in_output,
+            ignore_end: self.ignore_eos,
+            format: None,
+            adapter: None,
+        })
+    }
+
     /// How tokens are chosen; `logprobs` tells how many alternatives are wanted.
-    pub(crate) fn sampling(&self, logprobs: Option<usize>) -> Result<SamplingOptions, ApiError> {
+    fn sampling(&self, logprobs: Option<usize>) -> Result<SamplingOptions, ApiError> {
         let default = SamplingOptions::default();
         let top_k = self.top_k.unwrap_or(0);
         if top_k < -1 {
@@ -97,7 +131,7 @@ impl Parameters {
     }
 
     /// The texts that end an answer.
-    pub(crate) fn stop(&self) -> Result<StopStrings, ApiError> {
+    fn stop(&self) -> Result<StopStrings, ApiError> {
         let strings = self.stop.as_ref().map(|stop| stop.0.clone()).unwrap_or_default();
         StopStrings::new(strings).map_err(|error| ApiError::from(error).with_param("stop"))
     }

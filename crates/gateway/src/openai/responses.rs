@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use super::completions::Head;
 use super::conversation::{Asked, prepare};
-use super::parameters::{Parameters, ResponseFormat};
+use super::parameters::{self, Parameters, ResponseFormat};
 use crate::admission::Arrived;
 use crate::error::Shape;
 use crate::sse::{self, Events, Teller};
 use crate::writing::{Answers, Ask, Gathered, gather, write};
-use crate::{ApiError, Shared, answer, body, bounded, prepare as find};
+use crate::{ApiError, Shared, answer, bounded, prepare as find};
 
 #[derive(Debug, Deserialize)]
 struct Request {
@@ -53,9 +53,7 @@ pub async fn responses(
 }
 
 async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let bytes = body::read(shared, headers, body).await?;
-    let parameters: Parameters = body::parse(shared, bytes.clone()).await?;
-    let request: Request = body::parse(shared, bytes).await?;
+    let (request, parameters): (Request, Parameters) = parameters::read(shared, headers, body).await?;
     let (writing, adapter) = find::writer(shared, &request.model)?;
     check(&request)?;
     let input = request.input.ok_or_else(|| ApiError::invalid("`input` is missing").with_param("input"))?;
@@ -68,15 +66,13 @@ async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: B
     let prepared = prepare(shared, &writing, asked).await?;
     let format = request.text.and_then(|text| text.format).map(|format| format.format()).transpose()?.flatten();
     let ask = Ask {
-        prompts: vec![prepared.prompt],
         answers: 1,
-        sampling: parameters.sampling(None)?,
         max_tokens: request.max_output_tokens,
-        stop: parameters.stop()?,
         include_stop: false,
         ignore_end: false,
         format,
         adapter,
+        ..parameters.ask(vec![prepared.prompt], None)?
     };
     let answers = write(shared, headers, arrived.0, writing, ask).await?;
     let head = Head::of("resp", &answers, request.model);
