@@ -418,7 +418,7 @@ def check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_check_accepts_the_demo_project() -> None:
     done = check(Path(__file__).resolve().parents[1] / "demo" / "halny.toml")
     assert done.returncode == 0, done.stderr
-    assert "2 models" in done.stdout
+    assert "3 models" in done.stdout
 
 
 @pytest.mark.parametrize(

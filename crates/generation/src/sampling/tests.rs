@@ -27,7 +27,7 @@ fn reference(logits: &[f32], options: &SamplingOptions) -> Vec<(TokenId, u32)> {
     }
     if options.top_p < 1.0 {
         let total: u64 = kept.iter().map(|(_, _, weight)| u64::from(*weight)).sum();
-        let need = ((f64::from(options.top_p) * total as f64).ceil() as u64).clamp(1, total);
+        let need = ((f64::from(options.top_p) * total as f64).ceil() as u64).clamp(1, total.max(1));
         let mut held = 0;
         let first = kept.iter().position(|(_, _, weight)| {
             held += u64::from(*weight);
