@@ -27,6 +27,8 @@ pub(crate) struct LlamaDecoder {
     context: OwnedContext,
     batch: LlamaBatch<'static>,
     limits: DecoderLimits,
+    /// Whether attention is computed in tiles of queries, so that many sequences in one batch are dear.
+    tiles: bool,
     adapters: Vec<(LlamaLoraAdapter, f32)>,
     /// The adapter that is set, by its place.
     adapter: Option<usize>,
@@ -38,10 +40,11 @@ impl LlamaDecoder {
     pub(crate) fn new(
         context: OwnedContext,
         limits: DecoderLimits,
+        tiles: bool,
         adapters: Vec<(LlamaLoraAdapter, f32)>,
     ) -> LlamaDecoder {
         let batch = LlamaBatch::new(limits.step_tokens, 1);
-        LlamaDecoder { context, batch, limits, adapters, adapter: None, rows: Vec::new() }
+        LlamaDecoder { context, batch, limits, tiles, adapters, adapter: None, rows: Vec::new() }
     }
 
     fn set_adapter(&mut self, wanted: Option<usize>) -> Result<(), EngineError> {
@@ -64,6 +67,24 @@ impl LlamaDecoder {
         })?;
         self.adapter = wanted;
         Ok(())
+    }
+
+    /// Computes tokens as one batch; the rows of logits are then theirs.
+    fn run(&mut self, tokens: &[StepToken]) -> Result<(), EngineError> {
+        self.fill(tokens)?;
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let batch = &mut self.batch;
+        let ran = self.context.with_dependent_mut(|_, context| {
+            let ran = context.decode(batch);
+            context.synchronize();
+            ran
+        });
+        ran.map_err(|error| match error {
+            DecodeError::NoKvCacheSlot => EngineError::Memory,
+            other => EngineError::Run { cause: other.to_string() },
+        })
     }
 
     fn fill(&mut self, tokens: &[StepToken]) -> Result<(), EngineError> {
@@ -92,23 +113,21 @@ impl Decoder for LlamaDecoder {
     fn step(&mut self, tokens: &[StepToken], adapter: Option<usize>) -> Result<RunReport, EngineError> {
         let began = Tick::now();
         self.set_adapter(adapter)?;
-        self.fill(tokens)?;
-        let batch = &mut self.batch;
-        let ran = self.context.with_dependent_mut(|_, context| {
-            let ran = context.decode(batch);
-            context.synchronize();
-            ran
-        });
+        let first = tokens.first().map(|token| token.sequence);
+        let several = tokens.iter().any(|token| Some(token.sequence) != first);
+        let ran = if self.tiles && several && tokens.len() >= cells::TILE_TOKENS {
+            let (fill, write) = cells::cut(tokens);
+            self.run(&fill).and_then(|()| self.run(&write))
+        } else {
+            self.run(tokens)
+        };
         if let Err(error) = ran {
             self.rows.clear();
             // A step of several batches may have failed in the middle.
             for (sequence, first) in cells::starts(tokens) {
                 self.keep(sequence, first);
             }
-            return Err(match error {
-                DecodeError::NoKvCacheSlot => EngineError::Memory,
-                other => EngineError::Run { cause: other.to_string() },
-            });
+            return Err(error);
         }
         Ok(RunReport { device_time: began.until(Tick::now()) })
     }

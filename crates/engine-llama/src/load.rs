@@ -50,7 +50,7 @@ pub(crate) fn load(backend: &Backend, spec: &LanguageSpec) -> Result<LoadedLangu
     let memory_bytes = model.size() + cell_bytes(&model, spec.cell_format).saturating_mul(cells as u64);
     Ok(LoadedLanguage {
         model: Arc::new(language),
-        decoder: Box::new(LlamaDecoder::new(context, limits, adapters)),
+        decoder: Box::new(LlamaDecoder::new(context, limits, choice.device == Device::Cpu, adapters)),
         choice,
         memory_bytes,
         phases,

@@ -28,8 +28,8 @@ const DEFERRED_MAX: usize = 64;
 pub struct Settings {
     /// Requests that run at once.
     pub running: usize,
-    /// How many times as long a step may take, while others write, for reading prompts: 2 doubles the
-    /// time between two tokens at worst.
+    /// How many times as long a step may take, while others write, for reading one prompt: 2 doubles
+    /// the time between two tokens. Each more prompt that waits may add as much again.
     pub stretch: f64,
 }
 
@@ -284,9 +284,10 @@ impl<S: Sink> Scheduler<S> {
         }
         plan.written = plan.tokens.len();
         let writing = self.running.iter().filter(|running| running.due() == 1).count();
+        let reading = self.running.len() - writing;
         let mut budget = self.limits.step_tokens - plan.written;
         if writing > 0 {
-            budget = budget.min(self.times.read_beside(writing, self.settings.stretch));
+            budget = budget.min(self.times.read_beside(writing, reading, self.settings.stretch));
         }
         for place in members {
             let due = self.running[place].due();

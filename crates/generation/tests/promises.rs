@@ -53,7 +53,7 @@ fn limits(cells: usize, sequences: usize, step_tokens: usize, shares: bool) -> D
 }
 
 fn settings(running: usize) -> Settings {
-    Settings { running, stretch: 1.8 }
+    Settings { running, stretch: 1.7 }
 }
 
 fn request(tenant: &str, prompt: Vec<TokenId>, max_tokens: usize) -> Request {

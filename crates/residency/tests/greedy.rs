@@ -130,7 +130,7 @@ fn halny(
     sharing: bool,
 ) -> (Vec<Vec<TokenId>>, u32) {
     let LoadedLanguage { model, mut decoder, .. } = loaded;
-    let mut scheduler = Scheduler::new(model, decoder.limits(), Settings { running, stretch: 1.8 });
+    let mut scheduler = Scheduler::new(model, decoder.limits(), Settings { running, stretch: 1.7 });
     let mut clients = Vec::new();
     for (place, prompt) in prompts.iter().enumerate() {
         let tenant = if sharing { "one".to_owned() } else { format!("t{place}") };

@@ -64,8 +64,9 @@ pub struct GenerateProfile {
     /// Tokens computed in one step at most.
     #[schemars(range(min = 16, max = 65_536))]
     pub step_tokens: usize,
-    /// How many times as long a step may take for reading prompts while others are being answered: the
-    /// time between two tokens of a stream at worst, as a multiple.
+    /// How many times as long a step may take, while others are being answered, for reading one prompt:
+    /// what a long prompt may do to the time between two tokens of a stream. Each more prompt that
+    /// waits may add as much again.
     #[schemars(range(min = 1.05, max = 100.0))]
     pub stretch: f64,
     /// Layers on the device, the others on processors. By default all.
@@ -88,7 +89,7 @@ impl Default for GenerateProfile {
             cell_format: CellFormat::F16,
             max_running: 32,
             step_tokens: 512,
-            stretch: 1.8,
+            stretch: 1.7,
             device_layers: None,
             flash_attention: None,
             max_waiting: 1_024,
