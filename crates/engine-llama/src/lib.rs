@@ -18,6 +18,7 @@
 pub mod backends;
 mod cells;
 mod decoder;
+mod foreign;
 mod load;
 mod model;
 

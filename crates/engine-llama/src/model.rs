@@ -8,12 +8,15 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
 
+use crate::foreign::Alphabet;
+
 /// A GGUF's vocabulary, with every token's bytes in one table: asked for at each token of each
 /// stream, so never through llama.cpp's own lookup and its copies.
 pub(crate) struct LlamaLanguage {
     model: Arc<LlamaModel>,
     card: LanguageCard,
     begins: bool,
+    alphabet: Option<Alphabet>,
     bytes: Vec<u8>,
     /// Where each token's bytes end; they begin where those of the token before end.
     ends: Vec<u32>,
@@ -54,12 +57,14 @@ impl LlamaLanguage {
             parameters: model.n_params(),
             context_trained: usize::try_from(model.n_ctx_train()).unwrap_or(usize::MAX),
             vocabulary: ends.len(),
+            token_bytes_max: longest(&ends).max(specials.values().map(String::len).max().unwrap_or(0)),
             begin: named(vocab.bos()),
             end: named(vocab.eos()),
             chat_templates: templates(&model),
         };
         let begins = vocab.should_add_bos();
-        LlamaLanguage { card, begins, bytes, ends, specials, finishing, model }
+        let alphabet = Alphabet::of(&model);
+        LlamaLanguage { card, begins, alphabet, bytes, ends, specials, finishing, model }
     }
 }
 
@@ -70,13 +75,9 @@ impl LanguageModel for LlamaLanguage {
 
     fn tokenise(&self, text: &str, specials: Specials, begin: bool) -> Vec<TokenId> {
         let begin = self.card.begin.as_ref().filter(|_| begin && self.begins).map(|(token, _)| *token);
-        // An empty text is no tokens; llama.cpp would make a space of it for some vocabularies.
-        let tokens = if text.is_empty() {
-            Vec::new()
-        } else {
-            self.model.vocab().tokenize(text.as_bytes(), false, specials == Specials::Parsed)
-        };
-        begin.into_iter().chain(tokens.into_iter().map(token_id)).collect()
+        let slices = self.alphabet.as_ref().map_or_else(|| vec![text], |alphabet| alphabet.slices(text));
+        let tokens = slices.iter().enumerate().flat_map(|(place, slice)| self.tokens_of(slice, specials, place > 0));
+        begin.into_iter().chain(tokens).collect()
     }
 
     fn piece(&self, token: TokenId) -> &[u8] {
@@ -93,6 +94,24 @@ impl LanguageModel for LlamaLanguage {
     fn ends(&self, token: TokenId) -> bool {
         self.finishing.binary_search(&token).is_ok()
     }
+}
+
+impl LlamaLanguage {
+    /// The tokens of a text, or of one that goes on: then llama.cpp's space in front of it is taken away.
+    fn tokens_of(&self, text: &str, specials: Specials, goes_on: bool) -> Vec<TokenId> {
+        // An empty text is no tokens; llama.cpp would make a space of it for some vocabularies.
+        let Some(first) = text.chars().next() else { return Vec::new() };
+        let tokens = |text: &str| self.model.vocab().tokenize(text.as_bytes(), false, specials == Specials::Parsed);
+        // A text that goes on begins with a character that no token has: a token for each of its bytes.
+        let spaces = if goes_on { tokens(&text[..first.len_utf8()]).len() - first.len_utf8() } else { 0 };
+        tokens(text).into_iter().skip(spaces).map(token_id).collect()
+    }
+}
+
+/// The longest of pieces that lie one after the other.
+fn longest(ends: &[u32]) -> usize {
+    let starts = std::iter::once(&0).chain(ends);
+    starts.zip(ends).map(|(start, end)| (end - start) as usize).max().unwrap_or(0)
 }
 
 fn token_id(token: LlamaToken) -> TokenId {

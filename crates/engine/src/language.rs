@@ -131,6 +131,8 @@ pub struct LanguageCard {
     pub context_trained: usize,
     /// How many tokens it knows.
     pub vocabulary: usize,
+    /// Bytes of its longest token: a text of more than so many for each token that fits cannot fit.
+    pub token_bytes_max: usize,
     /// The token that begins a text, and its name.
     pub begin: Option<(TokenId, String)>,
     /// The token that ends a text, and its name.

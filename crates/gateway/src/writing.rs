@@ -39,8 +39,13 @@ impl Prompt {
         }
     }
 
-    fn tokens(self, model: &dyn LanguageModel) -> Vec<TokenId> {
-        match self {
+    /// Its tokens, where it may have `fits` of them.
+    fn tokens(self, model: &dyn LanguageModel, fits: usize) -> Result<Vec<TokenId>, GenerationError> {
+        let most = fits.saturating_mul(model.card().token_bytes_max);
+        if !matches!(self, Prompt::Tokens(_)) && self.bytes() > most {
+            return Err(GenerationError::TooManyBytes { bytes: self.bytes(), most, limit: fits });
+        }
+        Ok(match self {
             Prompt::Text(text) => model.tokenise(&text, Specials::AsText, true),
             Prompt::Rendered(text) => {
                 // A template that writes the beginning itself must not get it twice.
@@ -48,7 +53,7 @@ impl Prompt {
                 model.tokenise(&text, Specials::Parsed, !begins)
             }
             Prompt::Tokens(tokens) => tokens,
-        }
+        })
     }
 }
 
@@ -154,7 +159,7 @@ pub(crate) async fn write(
         let grammar = ask.format.as_ref().map(|format| grammars.compile(format)).transpose()?;
         let mut requests = Vec::with_capacity(ask.prompts.len() * per_prompt);
         for prompt in ask.prompts {
-            let prompt: Arc<[TokenId]> = prompt.tokens(model.as_ref()).into();
+            let prompt: Arc<[TokenId]> = prompt.tokens(model.as_ref(), fits)?.into();
             let left = fits.saturating_sub(prompt.len()).max(1);
             let request = Request {
                 context: of.clone(),

@@ -34,6 +34,7 @@ pub mod fairness;
 pub mod grammar;
 pub mod job;
 pub mod lane;
+pub mod memory;
 pub mod prefixes;
 pub mod refusal;
 pub mod request;

@@ -103,6 +103,12 @@ impl Prefixes {
         self.limits.cells - self.taken
     }
 
+    /// Cells that are remembered: no running sequence holds them.
+    #[must_use]
+    pub fn remembered(&self) -> usize {
+        self.reclaimable
+    }
+
     /// How many of the first `most` tokens could be shared, and how many of these no running sequence
     /// holds: sharing them makes them unavailable.
     #[must_use]
@@ -210,6 +216,16 @@ impl Prefixes {
             }
         }
         true
+    }
+
+    /// Forgets what was used longest ago until at most `cells` are remembered. What was used last stays,
+    /// however long it is: a single conversation goes on.
+    pub fn trim(&mut self, decoder: &mut dyn Decoder, cells: usize) {
+        while self.reclaimable > cells && self.places.iter().filter(|place| matches!(place, Place::Idle(_))).count() > 1
+        {
+            let Some(leaf) = self.oldest_leaf() else { return };
+            self.drop_leaf(decoder, leaf);
+        }
     }
 
     /// Forgets every idle sequence.

@@ -43,6 +43,18 @@ pub enum GenerationError {
         /// Tokens that fit.
         limit: usize,
     },
+    /// A text of more bytes than as many tokens as fit can stand for; nobody has counted its tokens.
+    #[error(
+        "the prompt has {bytes} bytes, the {limit} tokens that this model holds stand for {most} at most; shorten the prompt"
+    )]
+    TooManyBytes {
+        /// Bytes of the prompt.
+        bytes: usize,
+        /// Bytes of as many of the longest tokens as fit.
+        most: usize,
+        /// Tokens that fit.
+        limit: usize,
+    },
     /// A prompt of no tokens.
     #[error("the prompt is empty; a model continues at least one token")]
     Empty,
@@ -75,7 +87,7 @@ impl GenerationError {
         match self {
             GenerationError::QueueFull { .. } => "queue_full",
             GenerationError::Wait { .. } => "wait",
-            GenerationError::TooLong { .. } => "too_long",
+            GenerationError::TooLong { .. } | GenerationError::TooManyBytes { .. } => "too_long",
             GenerationError::Empty => "empty",
             GenerationError::UnknownToken { .. } => "unknown_token",
             GenerationError::Late => "late",
@@ -90,6 +102,7 @@ impl Blame for GenerationError {
     fn fault(&self) -> Fault {
         match self {
             GenerationError::TooLong { .. }
+            | GenerationError::TooManyBytes { .. }
             | GenerationError::Empty
             | GenerationError::UnknownToken { .. }
             | GenerationError::Grammar(_) => Fault::Caller,

@@ -9,6 +9,7 @@ use halny_types::Tick;
 use crate::budget::StepTimes;
 use crate::fairness::{READ, WRITTEN, Waiting};
 use crate::job::{Gap, Job, Next, Running, Sink};
+use crate::memory::Memory;
 use crate::prefixes::Prefixes;
 use crate::refusal::GenerationError;
 use crate::request::Request;
@@ -60,6 +61,7 @@ pub struct Scheduler<S> {
     limits: DecoderLimits,
     model: Arc<dyn LanguageModel>,
     prefixes: Prefixes,
+    memory: Memory,
     waiting: Waiting<Box<Job<S>>>,
     running: Vec<Running<S>>,
     times: StepTimes,
@@ -95,6 +97,7 @@ impl<S: Sink> Scheduler<S> {
             limits,
             model,
             prefixes: Prefixes::new(limits),
+            memory: Memory::new(limits.cells),
             waiting: Waiting::default(),
             running: Vec::new(),
             times: StepTimes::default(),
@@ -208,7 +211,10 @@ impl<S: Sink> Scheduler<S> {
                     self.put_back(job);
                     break;
                 }
-                Some((sequence, shared)) => self.start(job, sequence, shared, report),
+                Some((sequence, shared)) => {
+                    self.memory.shared(idle.min(shared));
+                    self.start(job, sequence, shared, report);
+                }
             }
         }
         for job in deferred.into_iter().rev() {
@@ -330,7 +336,8 @@ impl<S: Sink> Scheduler<S> {
         report.device_time += ran.device_time;
         report.written += plan.written;
         report.read += total - plan.written;
-        self.times.saw(plan.written, total - plan.written, ran.device_time);
+        self.times.saw(plan.written, total - plan.written, self.prefixes.taken(), ran.device_time);
+        self.memory.carried(total, self.prefixes.remembered());
         let mut spent = Duration::ZERO;
         let mut done = 0;
         let mut row = 0;
@@ -400,10 +407,12 @@ impl<S: Sink> Scheduler<S> {
         }
     }
 
-    /// A running request has ended; its tokens are remembered.
+    /// A running request has ended; its tokens are remembered as far as that pays.
     fn end(&mut self, decoder: &mut dyn Decoder, place: usize) {
         let running = self.running.remove(place);
         self.prefixes.close(decoder, running.sequence);
+        let limit = self.memory.limit(self.times.costs());
+        self.prefixes.trim(decoder, limit);
     }
 }
 

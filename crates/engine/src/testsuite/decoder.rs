@@ -35,6 +35,7 @@ impl Default for FakeLanguage {
             parameters: 1,
             context_trained: 4_096,
             vocabulary: VOCABULARY,
+            token_bytes_max: "<eos>".len(),
             begin: Some((BEGIN, "<bos>".to_owned())),
             end: Some((END, "<eos>".to_owned())),
             chat_templates: [("default".to_owned(), TEMPLATE.to_owned())].into(),

@@ -11,7 +11,7 @@ use halny_residency::Writing;
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::completions::{Head, usage};
 use super::conversation::{Asked, prepare};
@@ -33,14 +33,13 @@ struct Request {
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
     tools: Option<Box<RawValue>>,
-    tool_choice: Option<Value>,
+    tool_choice: Option<Box<RawValue>>,
     functions: Option<Box<RawValue>>,
     audio: Option<Box<RawValue>>,
     add_generation_prompt: Option<bool>,
     #[serde(default)]
     continue_final_message: bool,
-    #[serde(default)]
-    chat_template_kwargs: Map<String, Value>,
+    chat_template_kwargs: Option<Box<RawValue>>,
 }
 
 /// `POST /v1/chat/completions`, as OpenAI's API reference has it.

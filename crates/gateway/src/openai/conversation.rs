@@ -6,8 +6,8 @@ use halny_chat::{Conversation, ToolChoice, ToolFormat, read_messages, read_tool_
 use halny_generation::grammar::Format;
 use halny_residency::Writing;
 use halny_types::Fault;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use crate::bounded;
 use crate::writing::Prompt;
@@ -18,12 +18,13 @@ use crate::{ApiError, Shared};
 pub(super) struct Asked {
     pub(super) messages: Option<Box<RawValue>>,
     pub(super) tools: Option<Box<RawValue>>,
-    pub(super) tool_choice: Option<Value>,
+    pub(super) tool_choice: Option<Box<RawValue>>,
     /// Another message in front, of the system.
     pub(super) instructions: Option<String>,
     pub(super) add_generation_prompt: bool,
     pub(super) continue_final_message: bool,
-    pub(super) extra: Map<String, Value>,
+    /// Further names for the template.
+    pub(super) extra: Option<Box<RawValue>>,
 }
 
 /// What a model is given, and how its answer is to be read.
@@ -61,7 +62,8 @@ fn render(writing: &Writing, asked: Asked) -> Result<Prepared, ApiError> {
     }
     let tools = asked.tools.as_deref().map(|tools| parsed(tools, "tools")).transpose()?;
     let tools = read_tools(tools).map_err(refused)?;
-    let choice = read_tool_choice(asked.tool_choice, tools.as_ref()).map_err(refused)?;
+    let choice = asked.tool_choice.as_deref().map(|choice| parsed(choice, "tool_choice")).transpose()?;
+    let choice = read_tool_choice(choice, tools.as_ref()).map_err(refused)?;
     let tools = tools.filter(|_| choice != ToolChoice::None);
     let format = chat.tool_format().filter(|_| tools.is_some());
     if tools.is_some() && format.is_none() {
@@ -75,7 +77,12 @@ fn render(writing: &Writing, asked: Asked) -> Result<Prepared, ApiError> {
         tools,
         add_generation_prompt: asked.add_generation_prompt,
         continue_final_message: asked.continue_final_message,
-        extra: asked.extra,
+        extra: asked
+            .extra
+            .as_deref()
+            .map(|extra| parsed(extra, "chat_template_kwargs"))
+            .transpose()?
+            .unwrap_or_default(),
         now: None,
     };
     let mut prompt = chat.render(&conversation).map_err(refused)?;
@@ -86,7 +93,8 @@ fn render(writing: &Writing, asked: Asked) -> Result<Prepared, ApiError> {
     Ok(Prepared { prompt: Prompt::Rendered(prompt), tools: format, forced })
 }
 
-fn parsed(raw: &RawValue, param: &'static str) -> Result<Value, ApiError> {
+/// A part of a request that may have any form, but not any number of elements.
+pub(super) fn parsed<T: DeserializeOwned>(raw: &RawValue, param: &'static str) -> Result<T, ApiError> {
     if bounded::elements(raw.get()) > bounded::ELEMENTS_MAX {
         let text = format!("`{param}` has more than {} elements; send less", bounded::ELEMENTS_MAX);
         return Err(ApiError::new(Fault::TooLarge, text).with_param(param));

@@ -14,7 +14,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::completions::Head;
-use super::conversation::{Asked, prepare};
+use super::conversation::{Asked, parsed, prepare};
 use super::parameters::{self, Parameters, ResponseFormat};
 use crate::admission::Arrived;
 use crate::error::Shape;
@@ -29,12 +29,11 @@ struct Request {
     instructions: Option<String>,
     max_output_tokens: Option<usize>,
     text: Option<TextSettings>,
-    tools: Option<Vec<Value>>,
+    tools: Option<Box<RawValue>>,
     previous_response_id: Option<String>,
     #[serde(default)]
     background: bool,
-    #[serde(default)]
-    metadata: Value,
+    metadata: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,6 +55,7 @@ async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: B
     let (request, parameters): (Request, Parameters) = parameters::read(shared, headers, body).await?;
     let (writing, adapter) = find::writer(shared, &request.model)?;
     check(&request)?;
+    let metadata = request.metadata.as_deref().map(|metadata| parsed(metadata, "metadata")).transpose()?;
     let input = request.input.ok_or_else(|| ApiError::invalid("`input` is missing").with_param("input"))?;
     let asked = Asked {
         messages: Some(messages(&input)?),
@@ -80,7 +80,7 @@ async fn respond(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: B
         item: head.id.replacen("resp", "msg", 1),
         head,
         instructions: request.instructions,
-        metadata: request.metadata,
+        metadata: metadata.unwrap_or_default(),
     };
     if parameters.streams() {
         return Ok(sse::respond(answers, Streamed { told, number: 0, text: String::new() }));
@@ -101,7 +101,7 @@ fn check(request: &Request) -> Result<(), ApiError> {
     if request.background {
         return unsupported("responses are not made in the background here; leave `background` out", "background");
     }
-    if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+    if request.tools.as_ref().is_some_and(|tools| bounded::elements(tools.get()) > 2) {
         return unsupported("tools are called through /v1/chat/completions; this surface gives text", "tools");
     }
     if request.max_output_tokens == Some(0) {

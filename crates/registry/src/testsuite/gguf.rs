@@ -120,6 +120,9 @@ pub struct Builder {
     pub tensors: Vec<Tensor>,
     /// To what multiple tensors are laid.
     pub alignment: u64,
+    /// What a seed makes of the matrices' numbers: as many and as large as a model's that has been trained.
+    /// Without one they are small.
+    pub seed: Option<u64>,
     /// The number of keys to claim, if not the true one.
     pub claimed_keys: Option<u64>,
     /// The number of tensors to claim, if not the true one.
@@ -135,6 +138,7 @@ impl Builder {
             keys: Vec::new(),
             tensors: Vec::new(),
             alignment: 32,
+            seed: None,
             claimed_keys: None,
             claimed_tensors: None,
         }
@@ -179,6 +183,24 @@ impl Builder {
             .tensor("blk.0.ffn_gate.weight", &[width, feed_forward], F32)
             .tensor("blk.0.ffn_up.weight", &[width, feed_forward], F32)
             .tensor("blk.0.ffn_down.weight", &[feed_forward, width], F32)
+    }
+
+    /// As [`model`](Self::model), with three layers, a context of 1,024 tokens, and weights that say
+    /// something else after each prompt, clearly: a token's lead over the next is not decided by rounding.
+    #[must_use]
+    pub fn speaker(seed: u64) -> Self {
+        let mut file = Self::model().set("llama.block_count", 3_u32).set("llama.context_length", 1_024_u32);
+        file.seed = Some(seed);
+        let first = file.tensors.clone();
+        for layer in 1..3 {
+            for tensor in &first {
+                let Ok(name) = str::from_utf8(&tensor.name) else { continue };
+                if let Some(rest) = name.strip_prefix("blk.0.") {
+                    file = file.tensor(&format!("blk.{layer}.{rest}"), &tensor.dims, F32);
+                }
+            }
+        }
+        file.tensor("output.weight", &[WIDTH, TOKENS], F32)
     }
 
     /// A low-rank adapter for two tensors of [`model`](Self::model).
@@ -250,7 +272,7 @@ impl Builder {
             tensor.dims.iter().for_each(|dim| bytes.extend(dim.to_le_bytes()));
             bytes.extend(tensor.code.to_le_bytes());
             bytes.extend(tensor.offset.unwrap_or(next).to_le_bytes());
-            next = self.padded(next.saturating_add(data_of(tensor).len() as u64));
+            next = self.padded(next.saturating_add(data_of(tensor, self.seed).len() as u64));
         }
         bytes
     }
@@ -261,7 +283,7 @@ impl Builder {
         let mut bytes = self.header();
         for tensor in &self.tensors {
             bytes.resize(self.padded(bytes.len() as u64) as usize, 0);
-            bytes.extend(data_of(tensor));
+            bytes.extend(data_of(tensor, self.seed));
         }
         bytes.resize(self.padded(bytes.len() as u64) as usize, 0);
         bytes
@@ -276,14 +298,32 @@ impl Builder {
 const MAX_DATA_BYTES: u64 = 16 << 20;
 
 /// A tensor's data: ones where a vector is scaled by it, else small numbers that depend on their
-/// place; zeros in all storages but F32.
-fn data_of(tensor: &Tensor) -> Vec<u8> {
+/// place, or larger ones that depend on a seed and the tensor's name too; zeros in all storages but F32.
+fn data_of(tensor: &Tensor, seed: Option<u64>) -> Vec<u8> {
     let elements = tensor.dims.iter().fold(1_u64, |product, dim| product.saturating_mul(*dim));
     let bytes = crate::gguf::stored_bytes(tensor.code, elements).unwrap_or(elements).min(MAX_DATA_BYTES) as usize;
     if tensor.code != F32 {
         return vec![0; bytes];
     }
-    let noise = |place: usize| (place.wrapping_mul(2_654_435_761) >> 7 & 0xff) as f32 / 2560.0 - 0.05;
-    let number = |place: usize| if tensor.dims.len() == 1 { 1.0 } else { noise(place) };
+    let small = |place: usize| (place.wrapping_mul(2_654_435_761) >> 7 & 0xff) as f32 / 2560.0 - 0.05;
+    let noise = |seed: u64, place: usize| {
+        let named = tensor.name.iter().fold(seed, |hash, byte| mixed(hash ^ u64::from(*byte)));
+        let even = (mixed(named ^ place as u64) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0;
+        // As wide as keeps a product with it as large as what it is multiplied with; twice that, for contrast.
+        even * 2.0 * (3.0 / tensor.dims[0] as f32).sqrt()
+    };
+    let number = |place: usize| match seed {
+        _ if tensor.dims.len() == 1 => 1.0,
+        Some(seed) => noise(seed, place),
+        None => small(place),
+    };
     (0..bytes / 4).flat_map(|place| number(place).to_le_bytes()).collect()
+}
+
+/// The finaliser of SplitMix64 (Steele et al., OOPSLA 2014): every bit depends on all.
+fn mixed(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
 }
