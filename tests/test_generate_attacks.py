@@ -230,15 +230,16 @@ def test_texts_that_are_hard_to_make_tokens_of_do_not_stop_the_others(tmp_path: 
     with projects.start(tmp_path, models) as server, ThreadPoolExecutor(8) as pool:
         try:
             # Of the private use area. Few enough bytes that they might fit.
-            body = {"model": "gemma", "prompt": "\ue000" * 200_000}
+            body = {"model": "gemma", "prompt": "\U000f0000" * 200_000}
             hard = [pool.submit(ask, server, COMPLETIONS, body) for _ in range(8)]
             # Long enough to be made tokens of beside them, and not on the spot.
             asked = {"model": "tiny", "input": ["sun rain wind " * 10] * 8}
             answer = requests.post(f"{server.url}/v1/embeddings", json=asked, timeout=20)
-            assert all("600001" in assert_refused(one.result(timeout=60), 400) for one in hard)
+            refused = {assert_refused(one.result(timeout=60), 400) for one in hard}
         finally:
             server.kill()
     assert answer.status_code == 200, answer.text
+    assert refused and all("the prompt has 800001 tokens" in one for one in refused)
 
 
 @pytest.mark.parametrize(
