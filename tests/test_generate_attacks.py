@@ -229,9 +229,11 @@ def test_texts_that_are_hard_to_make_tokens_of_do_not_stop_the_others(tmp_path: 
     ]
     with projects.start(tmp_path, models) as server, ThreadPoolExecutor(8) as pool:
         try:
-            # Of the private use area. Few enough bytes that they might fit.
+            # Of a private use plane. Few enough bytes that they might fit.
             body = {"model": "gemma", "prompt": "\U000f0000" * 200_000}
             hard = [pool.submit(ask, server, COMPLETIONS, body) for _ in range(8)]
+            # The eight, and the one that asks.
+            wait_for("the long texts to arrive", lambda: server.metric("halny_in_flight_requests") > 8)
             # Long enough to be made tokens of beside them, and not on the spot.
             asked = {"model": "tiny", "input": ["sun rain wind " * 10] * 8}
             answer = requests.post(f"{server.url}/v1/embeddings", json=asked, timeout=20)
@@ -477,6 +479,11 @@ def test_as_many_messages_and_tools_as_may_be_are_read(target: Server) -> None:
     assert str(CELLS) in assert_refused(chat(target, messages=messages), 400)
     tools = [tool(f"f{number}") for number in range(128)]
     assert str(CELLS) in assert_refused(chat(target, tools=tools, tool_choice="required"), 400)
+
+
+@pytest.mark.parametrize("tools", [[5], ["a"], [tool("f")], {}, "a", 5])
+def test_a_response_is_not_given_tools_of_any_form(target: Server, tools: Any) -> None:
+    assert_refused(ask(target, RESPONSES, {"model": "caller", "input": "a", "tools": tools}), 400, 501)
 
 
 FLOOD: list[Any] = [[]] * 3_000_000
