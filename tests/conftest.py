@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import openai
 import pytest
 import requests
 
@@ -22,6 +23,7 @@ import tiny_gguf  # noqa: E402
 from refusals import GROWTH_MIB  # noqa: E402
 from server import BINARY, CACHE, LIBRARY, Server  # noqa: E402
 from tiny_models import TinyText, write_arithmetic, write_image_classifier, write_mirror  # noqa: E402
+from writing import connected  # noqa: E402
 
 TARGET_MAX_BODY = 4 << 20
 #: Tokens that the large model of `writer` holds, and so the most that a request may have.
@@ -126,6 +128,13 @@ def writer(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Iterator[Ser
         yield server
         assert server.stop() == 0
         assert "panicked" not in server.log()
+
+
+@pytest.fixture(scope="module")
+def client(writer: Server) -> Iterator[openai.OpenAI]:
+    """The `openai` client of the language models."""
+    with connected(writer) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

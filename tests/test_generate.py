@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from server import Server
-from writing import COUNTED, COUNTED_TOKENS, COUNTING, USAGE, WEEK, complete, connected, joined, numbers, stream
+from writing import COUNTED, COUNTED_TOKENS, COUNTING, USAGE, WEEK, complete, joined, numbers, stream
 
 #: "The cat" and " cat" in Gemma's vocabulary.
 THE_CAT, CAT = [2, 818, 5866], 5866
 #: Each of these is several tokens, and the tokens of the last three are parts of characters.
 FOREIGN = "日本語é🦀𓂀ঔ"
-
-
-@pytest.fixture(scope="module")
-def client(writer: Server) -> Iterator[openai.OpenAI]:
-    with connected(writer) as client:
-        yield client
 
 
 def test_a_text_is_continued_and_counted(client: openai.OpenAI) -> None:

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from server import Server
-from writing import COUNTING, DESCRIBE, MESSAGES, USAGE, Animal, chat, connected, content, numbers, stream_chat
-
-
-@pytest.fixture(scope="module")
-def client(writer: Server) -> Iterator[openai.OpenAI]:
-    with connected(writer) as client:
-        yield client
+from writing import COUNTING, DESCRIBE, MESSAGES, USAGE, Animal, chat, content, numbers, stream_chat
 
 
 def test_a_chat_is_answered_and_counted(client: openai.OpenAI) -> None:

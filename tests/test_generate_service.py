@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -23,18 +23,11 @@ from writing import (
     aborted,
     chat,
     complete,
-    connected,
     numbers,
     opened,
     opened_chat,
     running,
 )
-
-
-@pytest.fixture(scope="module")
-def client(writer: Server) -> Iterator[openai.OpenAI]:
-    with connected(writer) as client:
-        yield client
 
 
 def asking(writer: Server) -> openai.AsyncOpenAI:
@@ -136,6 +129,13 @@ def test_a_deadline_that_passes_in_a_stream_is_said_in_the_stream(writer: Server
     wait_for("its cells to be free", lambda: running(writer) == 0)
 
 
+def assert_bad(ask: Callable[[], Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        ask()
+    assert raised.value.type == "invalid_request_error"
+    assert raised.value.param == param
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
@@ -161,10 +161,7 @@ def test_a_deadline_that_passes_in_a_stream_is_said_in_the_stream(writer: Server
     ids=lambda value: str(value)[:40],
 )
 def test_a_bad_request_raises_what_openai_raises(client: openai.OpenAI, change: Any, param: str) -> None:
-    with pytest.raises(openai.BadRequestError) as raised:
-        complete(client, **change)
-    assert raised.value.type == "invalid_request_error"
-    assert raised.value.param == param
+    assert_bad(lambda: complete(client, **change), param)
 
 
 @pytest.mark.parametrize(
@@ -182,10 +179,7 @@ def test_a_bad_request_raises_what_openai_raises(client: openai.OpenAI, change: 
     ids=lambda value: str(value)[:40],
 )
 def test_a_bad_chat_raises_what_openai_raises(client: openai.OpenAI, change: Any, param: str) -> None:
-    with pytest.raises(openai.BadRequestError) as raised:
-        chat(client, **change)
-    assert raised.value.type == "invalid_request_error"
-    assert raised.value.param == param
+    assert_bad(lambda: chat(client, **change), param)
 
 
 # The Open Inference Protocol

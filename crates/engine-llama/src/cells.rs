@@ -18,7 +18,13 @@ pub(crate) fn starts(tokens: &[StepToken]) -> Vec<(SequenceId, u32)> {
 /// From so many tokens on, llama.cpp's attention on processors takes queries in tiles of this many, and
 /// every query of a tile pays for the cells of all (`GGML_FA_TILE_Q` in its sources). A tile with many
 /// sequences in it is dear: 16 that write beside 48 tokens of a prompt take 330 ms where 47 take 141.
-pub(crate) const TILE_TOKENS: usize = 64;
+const TILE_TOKENS: usize = 64;
+
+/// Whether a step takes less time in two parts ([`cut`]) than as a whole, where attention has tiles.
+pub(crate) fn is_dear(tokens: &[StepToken]) -> bool {
+    let is_another = |pair: &[StepToken]| pair[0].sequence != pair[1].sequence;
+    tokens.len() >= TILE_TOKENS && tokens.windows(2).any(is_another)
+}
 
 /// Cuts a step in two: the tokens that only fill cells, then those whose logits are wanted, each with
 /// what follows it in its sequence. Both keep the order, and the second stands for itself: its logits

@@ -113,9 +113,7 @@ impl Decoder for LlamaDecoder {
     fn step(&mut self, tokens: &[StepToken], adapter: Option<usize>) -> Result<RunReport, EngineError> {
         let began = Tick::now();
         self.set_adapter(adapter)?;
-        let first = tokens.first().map(|token| token.sequence);
-        let several = tokens.iter().any(|token| Some(token.sequence) != first);
-        let ran = if self.tiles && several && tokens.len() >= cells::TILE_TOKENS {
+        let ran = if self.tiles && cells::is_dear(tokens) {
             let (fill, write) = cells::cut(tokens);
             self.run(&fill).and_then(|()| self.run(&write))
         } else {

@@ -5,6 +5,8 @@
 //! characters take ten seconds, twice as many four times as long. No token spans such a character, so
 //! the text may be cut in front of one without changing what comes of it.
 
+use std::collections::HashSet;
+
 use llama_cpp_2::model::LlamaModel;
 
 /// Characters that no token has, in one slice: few enough that their square is nothing.
@@ -13,8 +15,7 @@ const SLICE_FOREIGN: usize = 1_024;
 /// The characters that a vocabulary's tokens are made of.
 #[derive(Debug)]
 pub(crate) struct Alphabet {
-    /// Sorted.
-    characters: Vec<char>,
+    characters: HashSet<char>,
 }
 
 impl Alphabet {
@@ -24,19 +25,10 @@ impl Alphabet {
             return None;
         }
         let vocab = model.vocab();
-        let mut characters = vec![' '];
+        let mut characters = HashSet::from([' ']);
         for token in vocab.tokens() {
-            if let Some(text) = vocab.text(token).and_then(|text| text.to_str().ok()) {
-                characters.extend(text.chars());
-            }
-            // Millions otherwise.
-            if characters.len() > 1 << 20 {
-                characters.sort_unstable();
-                characters.dedup();
-            }
+            characters.extend(vocab.text(token).and_then(|text| text.to_str().ok()).unwrap_or_default().chars());
         }
-        characters.sort_unstable();
-        characters.dedup();
         Some(Alphabet { characters })
     }
 
@@ -45,7 +37,7 @@ impl Alphabet {
     pub(crate) fn slices<'a>(&self, text: &'a str) -> Vec<&'a str> {
         let (mut slices, mut start, mut foreign) = (Vec::new(), 0, 0);
         for (at, character) in text.char_indices() {
-            if self.characters.binary_search(&character).is_ok() {
+            if self.characters.contains(&character) {
                 continue;
             }
             if foreign == SLICE_FOREIGN {
@@ -65,7 +57,7 @@ mod tests {
 
     #[test]
     fn slices_begin_where_no_token_reaches_across() {
-        let alphabet = Alphabet { characters: vec!['a', 'b'] };
+        let alphabet = Alphabet { characters: HashSet::from(['a', 'b']) };
         assert_eq!(alphabet.slices("abab"), ["abab"]);
         assert_eq!(alphabet.slices(""), [""]);
         let text = "ab\u{1f980}".repeat(2 * SLICE_FOREIGN + 1) + "a";

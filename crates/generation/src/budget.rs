@@ -136,6 +136,7 @@ fn solve(squares: &[[f64; TERMS]; TERMS], products: &[f64; TERMS]) -> Option<[f6
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -157,6 +158,22 @@ mod tests {
                 prop_assert!(allowed == PIECE_MIN || ratio < most, "{allowed} tokens stretch a step by {ratio}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_remembered_cell_costs_is_learned() {
+        // Nanoseconds, about as Gemma 3 270M takes them on two cores.
+        let cost = |w: usize, r: usize, cells: usize| 16_000_000 + 2_800_000 * w + 1_500_000 * r + 60 * (w + r) * cells;
+        let mut times = StepTimes::default();
+        for step in 0..200 {
+            let (w, r, cells) = (step % 9, (step * 7) % 40, 1_000 + (step * 613) % 15_000);
+            times.saw(w, r, cells, Duration::from_nanos(cost(w, r, cells) as u64));
+        }
+        let Costs { read, carry } = times.costs().unwrap();
+        assert!((carry / 60e-9 - 1.0).abs() < 0.1, "{carry}");
+        let cells = 1_000 + (199 * 613) % 15_000;
+        assert!((read / (1.5e-3 + 60e-9 * cells as f64) - 1.0).abs() < 0.1, "{read}");
+        assert_eq!(StepTimes::default().costs(), None);
     }
 
     #[test]

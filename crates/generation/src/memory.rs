@@ -48,7 +48,7 @@ impl Memory {
     }
 
     /// A request ended; tells how many cells may be remembered.
-    pub fn limit(&mut self, costs: Option<Costs>) -> usize {
+    pub fn request_ended(&mut self, costs: Option<Costs>) -> usize {
         if let Some(Costs { read, carry }) = costs {
             let worth = (self.saved + CREDIT * self.cells) * read;
             let change = if self.carried * carry > worth { CHANGE } else { 1.0 / CHANGE };
@@ -77,7 +77,7 @@ mod tests {
         for request in 0..requests {
             memory.shared(shares);
             memory.carried(300 - shares, limit);
-            limit = memory.limit(costs);
+            limit = memory.request_ended(costs);
             sum += if request >= requests / 2 { limit } else { 0 };
         }
         sum / requests.div_ceil(2)

@@ -411,7 +411,7 @@ impl<S: Sink> Scheduler<S> {
     fn end(&mut self, decoder: &mut dyn Decoder, place: usize) {
         let running = self.running.remove(place);
         self.prefixes.close(decoder, running.sequence);
-        let limit = self.memory.limit(self.times.costs());
+        let limit = self.memory.request_ended(self.times.costs());
         self.prefixes.trim(decoder, limit);
     }
 }

@@ -1,7 +1,7 @@
 //! What Halny writes greedily is what llama.cpp itself writes: alone, beside others, with shared prefixes,
-//! and with sequences that give way and are read again. Up to what rounding keys and values to 16 bits
-//! decides where weights are 32-bit numbers; where llama.cpp rounds activations to 8 bits, as for Gemma here, up to that rounding: it says another
-//! thing itself when it is asked in another batch.
+//! and with sequences that give way and are read again. Where weights are 32-bit numbers, up to what
+//! rounding keys and values to 16 bits decides; where llama.cpp rounds activations to 8 bits, as for
+//! Gemma here, up to that: it says another thing itself when it is asked in another batch.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::cell::RefCell;
@@ -196,7 +196,7 @@ const OF_8_BITS: Rounding = Rounding { close: 0.4, different_max: 30 };
 
 /// Only keys and values are rounded, to 16 bits. Seen: 1 answer of 50, and 2 of 8 that are ten times as
 /// long, with leads of up to 0.005.
-const OF_CELLS: Rounding = Rounding { close: 0.02, different_max: 3 };
+const OF_CELLS: Rounding = Rounding { close: 0.01, different_max: 3 };
 
 /// Fifty, five beginnings of ten each.
 fn prompts(model: &dyn LanguageModel) -> Vec<Vec<TokenId>> {
@@ -206,7 +206,8 @@ fn prompts(model: &dyn LanguageModel) -> Vec<Vec<TokenId>> {
     prompts
 }
 
-/// Asks the same in some ways, and with so few cells that some give way, and hands each way's answers to `equal`, with llama.cpp's.
+/// Asks the same in some ways, and with so few cells that some give way, and hands each way's answers to
+/// `equal`, with llama.cpp's.
 fn compare(
     weights: &Path,
     ways: &[(&str, usize, bool)],
@@ -249,6 +250,8 @@ fn greedy_output_is_llama_cpps_own() {
 
 #[test]
 fn greedy_output_of_gemma_is_llama_cpps_own_up_to_rounding() {
-    // Each takes 20 s; alone and in company say all.
-    compare(&gemma(), &[WAYS[0], WAYS[3]], 256, |how, expected, found| assert_equal(OF_8_BITS, how, expected, found));
+    // Twenty seconds each. Alone, what is shared is what the small model shares.
+    compare(&gemma(), &[WAYS[0], WAYS[2], WAYS[3]], 256, |how, expected, found| {
+        assert_equal(OF_8_BITS, how, expected, found)
+    });
 }

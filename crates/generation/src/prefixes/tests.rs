@@ -125,6 +125,21 @@ fn the_leaf_used_longest_ago_goes_first_and_a_shared_trunk_last() {
 }
 
 #[test]
+fn what_was_used_last_is_remembered_however_long_it_is() {
+    let mut world = World::new(limits(300, 8, true));
+    let from = |first: TokenId| (first..first + 100).collect::<Vec<TokenId>>();
+    for first in [0, 1_000] {
+        world.open("a", &from(first));
+        world.compute(0, 100);
+        world.close(0);
+    }
+    world.prefixes.trim(&mut world.decoder, 10);
+    let known = |first| world.prefixes.known(&space("a"), &from(first), 99).0;
+    assert_eq!((known(0), known(1_000)), (0, 99));
+    world.check();
+}
+
+#[test]
 fn a_decoder_that_cannot_share_remembers_nothing() {
     let mut world = World::new(limits(100, 4, false));
     let prompt: Vec<TokenId> = (0..40).collect();
@@ -142,6 +157,7 @@ enum Act {
     Compute(usize, usize),
     Close(usize),
     MakeRoom(usize),
+    Trim(usize),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -150,6 +166,7 @@ fn act() -> impl Strategy<Value = Act> {
         5 => (any::<usize>(), 1usize..20).prop_map(|(place, count)| Act::Compute(place, count)),
         2 => any::<usize>().prop_map(Act::Close),
         1 => (0usize..120).prop_map(Act::MakeRoom),
+        1 => (0usize..120).prop_map(Act::Trim),
     ]
 }
 
@@ -166,6 +183,11 @@ proptest! {
                 }
                 Act::Compute(place, tokens) if count > 0 => { world.compute(place % count, tokens); }
                 Act::Close(place) if count > 0 => world.close(place % count),
+                Act::Trim(cells) => {
+                    world.prefixes.trim(&mut world.decoder, cells);
+                    let idle = world.prefixes.places.iter().filter(|place| matches!(place, Place::Idle(_))).count();
+                    prop_assert!(idle <= 1 || world.prefixes.remembered() <= cells);
+                }
                 Act::MakeRoom(cells) => {
                     let can = world.prefixes.available() >= cells;
                     prop_assert_eq!(world.prefixes.make_room(&mut world.decoder, cells), can);
