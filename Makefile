@@ -15,21 +15,36 @@ SETUP := python3 tools/setup
 PYTEST := $(PYTHON) -m pytest -p no:cacheprovider --timeout 600 -q
 DENY_VERSION := 0.20.2
 
+# `make build CUDA=1`, and every other command so: llama.cpp's library for NVIDIA's GPUs is compiled too,
+# for the GPUs of this machine, or for the compute capabilities that CUDA_ARCHITECTURES lists ("80;90").
+ifeq ($(CUDA),1)
+FEATURES := --features halny/cuda
+CUDA_STEP := cuda
+CUDA_ARCHITECTURES ?= $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | grep -E '^[0-9]+\.[0-9]+$$' | tr -d . | sort -u | paste -sd ';'),90)
+export CUDA_PATH := $(HALNY_CACHE)/cuda/13.0
+export CUDACXX := $(CUDA_PATH)/bin/nvcc
+# The crate that compiles llama.cpp hands these on to CMake. The compiled library looks for NVIDIA's
+# beside itself first, so that a package may bring them.
+export CMAKE_CUDA_ARCHITECTURES := $(CUDA_ARCHITECTURES)
+export CMAKE_CUDA_COMPILER_LAUNCHER := ccache
+export CMAKE_INSTALL_RPATH := $$ORIGIN;$(CUDA_PATH)/lib
+endif
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup models build demo test check-fmt lint test-rust test-tools test-e2e deny bench-embed bench-llm fmt clean
 
-help: ## List these commands
+help: ## List these commands (CUDA=1 with any of them: language models on NVIDIA's GPUs too)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is missing: build tools, a Python environment, ONNX Runtime
-	@$(SETUP) system graphs runtime
+	@$(SETUP) system graphs runtime $(CUDA_STEP)
 
 models: ## Fetch and build the demo's models and texts
 	@$(SETUP) models corpus
 
 build: setup ## Build the release binary
-	cargo build --locked --release --package halny
+	cargo build --locked --release --package halny $(FEATURES)
 
 demo: setup models build ## Start the demo, send it requests, keep serving (CHECK=1: check the answers and stop)
 	@$(SETUP) tests
@@ -41,11 +56,11 @@ check-fmt: setup
 	cargo fmt --all --check
 
 lint: setup
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 
 test-rust: setup models ## The Rust tests alone
 	@$(SETUP) nextest
-	cargo nextest run --locked --workspace
+	cargo nextest run --locked --workspace $(FEATURES)
 
 test-tools: ## The tests of the Python tools alone
 	@$(SETUP) tests
@@ -53,7 +68,7 @@ test-tools: ## The tests of the Python tools alone
 
 test-e2e: setup models ## The end-to-end tests alone
 	@$(SETUP) tests chromium node
-	cargo build --locked --package halny
+	cargo build --locked --package halny $(FEATURES)
 	HALNY_BIN=$(CARGO_TARGET_DIR)/debug/halny $(PYTEST) tests
 
 deny: setup ## Check licences, bans and sources against deny.toml

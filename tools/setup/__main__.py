@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from corpus import ensure_corpus
+from cuda import ensure_cuda
 from environment import ensure_group
 from llama_server import ensure_llama_server
 from models import ensure_models
@@ -36,6 +37,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "chromium": ensure_chromium,
     "node": ensure_node,
     "llama-server": ensure_llama_server,
+    "cuda": ensure_cuda,
 }
 #: Takes so long that other runs shall not wait for it; it holds a lock of its own.
 _LONG = ("llama-server",)

@@ -32,6 +32,12 @@ def ensure_group(group: str) -> None:
     replace_text(stamp, digest)
 
 
+def install_into(folder: Path, lock: Path) -> None:
+    """Installs the packages of a lock file into a folder apart from the environment."""
+    ensure_venv()
+    pip(VENV_PYTHON, "install", *_LOCKED, "--no-deps", "--target", str(folder), "--requirement", str(lock))
+
+
 def download_wheels(group: str, packages: set[str], folder: Path) -> dict[str, Path]:
     """Downloads some wheels of a lock file, hashes checked, and what they depend on left out; gives them by package."""
     ensure_venv()

@@ -12,10 +12,14 @@ use parking_lot::Mutex;
 /// `libggml-cuda.so`).
 pub const FOLDER_VARIABLE: &str = "HALNY_LLAMA_BACKENDS";
 
+const CUDA_LIBRARY: &str = "libggml-cuda.so";
+
 /// llama.cpp, ready to load models. There is one in a process.
 #[derive(Debug)]
 pub struct Backend {
     llama: LlamaBackend,
+    /// Where its compute libraries are.
+    folder: PathBuf,
     /// Creating a context changes the model it is created from, so no two are created at once.
     creating: Mutex<()>,
 }
@@ -58,7 +62,7 @@ fn open() -> Result<Backend, EngineError> {
     }
     load_backends_from_path(folder);
     let llama = LlamaBackend::init().map_err(|error| EngineError::Library(format!("llama.cpp: {error}")))?;
-    let backend = Backend { llama, creating: Mutex::new(()) };
+    let backend = Backend { llama, folder: folder.clone(), creating: Mutex::new(()) };
     if !list_llama_ggml_backend_devices().iter().any(|device| device.device_type == LlamaBackendDeviceType::Cpu) {
         return Err(EngineError::Library(format!(
             "none of llama.cpp's compute libraries in {} runs on this processor",
@@ -112,5 +116,18 @@ impl Backend {
                 description: device.description,
             })
             .collect()
+    }
+
+    /// Why [`Backend::cuda`] is empty where it is: what is missing, and where it was looked for.
+    pub(crate) fn no_cuda(&self) -> String {
+        let folder = self.folder.display();
+        if self.folder.join(CUDA_LIBRARY).is_file() {
+            format!(
+                "{CUDA_LIBRARY} in {folder} found no device; it needs NVIDIA's driver (libcuda.so.1), a device that \
+                 CUDA_VISIBLE_DEVICES does not hide, libcudart.so.13 and libcublas.so.13"
+            )
+        } else {
+            format!("llama.cpp was built without CUDA: {folder} holds no {CUDA_LIBRARY}")
+        }
     }
 }

@@ -65,15 +65,15 @@ fn choose(backend: &Backend, wanted: Device) -> Result<(Choice, Option<usize>), 
         Device::Cpu => chosen(Device::Cpu, "the profile names it".to_owned(), None),
         Device::Auto => match cuda.first() {
             Some(found) => chosen(found.device, format!("{} is the first GPU", found.description), Some(found.index)),
-            None => chosen(Device::Cpu, "no GPU that llama.cpp can use was found".to_owned(), None),
+            None => chosen(Device::Cpu, format!("no GPU can be used: {}", backend.no_cuda()), None),
         },
         Device::Cuda(number) => match cuda.iter().find(|found| found.device == wanted) {
             Some(found) => {
                 chosen(found.device, format!("the profile names it ({})", found.description), Some(found.index))
             }
-            None if cuda.is_empty() => Err(EngineError::Load(format!(
-                "cuda:{number} cannot be used: llama.cpp found no CUDA device (its library libggml-cuda.so or the driver is missing)"
-            ))),
+            None if cuda.is_empty() => {
+                Err(EngineError::Load(format!("cuda:{number} cannot be used: {}", backend.no_cuda())))
+            }
             None => Err(EngineError::Load(format!(
                 "cuda:{number} cannot be used: this machine has {} CUDA device(s), numbered from 0",
                 cuda.len()

@@ -34,9 +34,21 @@ fn load(spec: &LanguageSpec) -> LoadedLanguage {
 }
 
 #[test]
-fn gemma_keeps_the_contract() {
-    let mut loaded = load(&spec());
-    contract(loaded.model.as_ref(), loaded.decoder.as_mut());
+fn gemma_keeps_the_contract_on_every_device_of_this_machine() {
+    for device in LlamaEngine.devices() {
+        let mut loaded = load(&LanguageSpec { device, ..spec() });
+        assert_eq!(loaded.choice.device, device);
+        contract(loaded.model.as_ref(), loaded.decoder.as_mut());
+    }
+}
+
+/// Of a build with CUDA, without a device too: the library is there, and loading it does no harm.
+#[cfg(feature = "cuda")]
+#[test]
+fn the_library_for_cuda_is_loaded() {
+    assert!(LlamaEngine.devices().contains(&Device::Cpu));
+    let mapped = std::fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(mapped.contains("libggml-cuda.so"), "it could not be loaded");
 }
 
 #[test]
@@ -93,7 +105,10 @@ fn what_cannot_be_loaded_says_why() {
         other => panic!("{other:?}"),
     };
     if !LlamaEngine.devices().contains(&Device::Cuda(0)) {
-        assert!(refused(&LanguageSpec { device: Device::Cuda(0), ..spec() }).contains("found no CUDA device"));
+        let why =
+            if cfg!(feature = "cuda") { "found no device; it needs NVIDIA's driver" } else { "built without CUDA" };
+        let refusal = refused(&LanguageSpec { device: Device::Cuda(0), ..spec() });
+        assert!(refusal.contains(why), "{refusal}");
     }
     assert!(refused(&LanguageSpec { device: Device::TensorRt(0), ..spec() }).contains("TensorRT"));
     let nothing = tempfile::NamedTempFile::new().unwrap();
