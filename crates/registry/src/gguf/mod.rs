@@ -19,29 +19,28 @@
 mod adapter;
 mod architecture;
 mod charsmap;
+mod header;
 mod heads;
 mod hyperparameters;
 mod tensors;
 mod value;
 mod vocabulary;
+mod widen;
 mod wire;
 
 use std::{fs::File, io::Read, path::Path};
 
 use crate::RegistryError;
+use header::Header;
+pub use header::MAX_ALIGNMENT_BYTES;
 #[cfg(any(test, feature = "testsuite"))]
 pub(crate) use tensors::stored_bytes;
 use value::Metadata;
+pub use widen::widen;
 use wire::Wire;
 
 /// The longest header taken. The largest vocabularies of published models make headers of 20 MB.
 pub const MAX_HEADER_BYTES: u64 = 256 << 20;
-
-/// The largest alignment of tensors. Files have 32; a page is 4 KiB, a huge one 2 MiB.
-pub const MAX_ALIGNMENT_BYTES: u32 = 1 << 20;
-
-/// The alignment where a file says nothing.
-const DEFAULT_ALIGNMENT_BYTES: u32 = 32;
 
 /// What is wrong, in words that follow "... is not a sound GGUF file: ".
 type Refusal = String;
@@ -61,6 +60,8 @@ pub struct GgufSummary {
     pub tensors: usize,
     /// How many bytes of tensor data follow the header, without what fills up the last.
     pub data_bytes: u64,
+    /// By how many bytes [`widen`] makes its tensors larger; 0 where it would change nothing.
+    pub widening_bytes: u64,
     /// A whole model, or what is laid over one.
     pub kind: GgufKind,
 }
@@ -137,15 +138,9 @@ pub fn check_file(path: &Path, name: &str) -> Result<GgufSummary, RegistryError>
 /// # Errors
 /// What is wrong, in words.
 pub fn check(reader: impl Read, file_bytes: u64) -> Result<GgufSummary, String> {
-    let mut wire = Wire::new(reader, file_bytes);
-    check_magic(&mut wire)?;
-    let tensor_count = wire.u64("the number of tensors")?;
-    let key_count = wire.u64("the number of keys")?;
-    let keys = Metadata::read(&mut wire, key_count)?;
-    let alignment = alignment(&keys)?;
-    refuse_split(&keys)?;
-    let tensors = tensors::read(&mut wire, tensor_count)?;
-    let data_bytes = tensors::check_places(&tensors, alignment, wire.position(), file_bytes)?;
+    let header = Header::read(&mut Wire::new(reader, file_bytes))?;
+    let data_bytes = header.data_bytes(file_bytes)?;
+    let Header { keys, tensors, .. } = header;
     for tensor in &tensors {
         tensor.check_use()?;
     }
@@ -167,51 +162,9 @@ pub fn check(reader: impl Read, file_bytes: u64) -> Result<GgufSummary, String> 
         parameters: tensors.iter().fold(0, |sum, tensor| tensor.elements.saturating_add(sum)),
         tensors: tensors.len(),
         data_bytes,
+        widening_bytes: widen::growth_bytes(&tensors),
         kind,
     })
-}
-
-fn check_magic<R: Read>(wire: &mut Wire<R>) -> Result<(), Refusal> {
-    let mut magic = [0; 4];
-    wire.fill(&mut magic, "its mark")?;
-    match &magic {
-        b"GGUF" => {}
-        b"FUGG" => return Err("it is written in big-endian order; take a little-endian file".to_owned()),
-        b"lmgg" | b"fmgg" | b"tjgg" | b"algg" => {
-            return Err("it is of a format older than GGUF; convert the model again".to_owned());
-        }
-        _ => return Err("it does not begin with GGUF".to_owned()),
-    }
-    match wire.u32("its version")? {
-        2 | 3 => Ok(()),
-        1 => Err("it is of version 1, which no engine reads any more; convert the model again".to_owned()),
-        version if version & 0xffff == 0 && version != 0 => {
-            Err("it is written in big-endian order; take a little-endian file".to_owned())
-        }
-        version => Err(format!("it is of version {version}, where 2 and 3 are known")),
-    }
-}
-
-fn alignment(keys: &Metadata) -> Result<u64, Refusal> {
-    let bytes = keys.u32("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT_BYTES);
-    if !bytes.is_power_of_two() || bytes > MAX_ALIGNMENT_BYTES {
-        return Err(format!("its alignment is {bytes}, no power of two up to {MAX_ALIGNMENT_BYTES}"));
-    }
-    Ok(u64::from(bytes))
-}
-
-/// A piece of a model names the others by number alone, so the engine would open files that
-/// nobody checked.
-fn refuse_split(keys: &Metadata) -> Result<(), Refusal> {
-    match keys.get("split.count") {
-        None => Ok(()),
-        Some(value::Value::Number(value::Number::U16, [0 | 1, 0, ..])) => Ok(()),
-        Some(value::Value::Number(value::Number::U16, [low, high, ..])) => {
-            let pieces = u16::from_le_bytes([*low, *high]);
-            Err(format!("it is one of {pieces} pieces; join them with llama-gguf-split --merge"))
-        }
-        Some(_) => Err("the key split.count is not of type u16".to_owned()),
-    }
 }
 
 fn architecture(keys: &Metadata) -> Result<String, Refusal> {

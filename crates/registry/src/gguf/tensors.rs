@@ -142,10 +142,13 @@ pub(super) struct Tensor {
     pub(super) name: String,
     /// Its dimensions, the one whose elements lie beside each other first.
     pub(super) dims: Vec<u64>,
+    /// The number in the file of how it is stored.
+    pub(super) code: u32,
     pub(super) storage: Storage,
     pub(super) elements: u64,
-    bytes: u64,
-    offset: u64,
+    pub(super) bytes: u64,
+    /// Where it lies, from the beginning of the data.
+    pub(super) offset: u64,
 }
 
 impl Tensor {
@@ -198,7 +201,7 @@ impl Tensor {
         let elements = shape::elements(&dims).ok_or_else(overflow)?;
         let bytes = (elements / storage.block_elements).checked_mul(storage.block_bytes);
         let bytes = bytes.filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(overflow)?;
-        Ok(Self { name, dims, storage, elements, bytes, offset })
+        Ok(Self { name, dims, code, storage, elements, bytes, offset })
     }
 
     /// Refuses a way of storing that ends the process when the tensor is computed with, which

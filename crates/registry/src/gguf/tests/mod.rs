@@ -5,6 +5,7 @@ mod adapters;
 mod layout;
 mod models;
 mod vocabularies;
+mod widening;
 
 use super::*;
 use crate::testsuite::gguf::Builder;
@@ -33,13 +34,13 @@ fn accepted(file: &Builder) -> GgufSummary {
 #[test]
 fn a_sound_model_is_accepted_with_its_measures() {
     let summary = accepted(&Builder::model().set("tokenizer.chat_template", "{{ messages }}"));
-    let GgufSummary { architecture, name, file_type, parameters, tensors, data_bytes, kind } = summary;
+    let GgufSummary { architecture, name, file_type, parameters, tensors, data_bytes, widening_bytes, kind } = summary;
     assert_eq!(
         (architecture.as_str(), name.as_deref(), file_type, tensors),
         ("llama", Some("Test Model"), Some("F32"), 11)
     );
     assert_eq!(parameters, 260 * 32 + 3 * 32 + 32 * (32 + 16 + 16 + 32) + 3 * 32 * 64);
-    assert_eq!(data_bytes, parameters * 4);
+    assert_eq!((data_bytes, widening_bytes), (parameters * 4, 0));
     let GgufKind::Model(model) = kind else { panic!("{kind:?}") };
     let expected = GgufModel {
         context_length: 128,
