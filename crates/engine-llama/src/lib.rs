@@ -41,6 +41,18 @@ impl LanguageEngine for LlamaEngine {
         backends::backend().map(backends::Backend::devices).unwrap_or_default()
     }
 
+    /// On x86-64 processors. llama.cpp has no AMX kernel for Q5_0, and its others unpack the fifth bit
+    /// for every product: a prompt of Gemma 3 270M (two thirds Q5_0) is read in 60 % of the time with
+    /// AMX, in 80 % with AVX2, in 94 % with AVX-512, and writing is never slower. Others are not measured.
+    fn widens(&self, device: Device) -> bool {
+        let on_processor = match device {
+            Device::Cpu => true,
+            Device::Auto => self.devices() == [Device::Cpu],
+            Device::Cuda(_) | Device::TensorRt(_) => false,
+        };
+        cfg!(target_arch = "x86_64") && on_processor
+    }
+
     fn load(&self, spec: &LanguageSpec) -> Result<LoadedLanguage, EngineError> {
         load::load(backends::backend()?, spec)
     }

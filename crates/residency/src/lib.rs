@@ -20,6 +20,7 @@ mod inference;
 mod load;
 mod load_writing;
 mod model;
+mod repacking;
 mod residency;
 mod runner;
 mod state;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::LoadCause;
 use crate::load::{Loader, Phases, yield_to_the_network};
+use crate::repacking::Widened;
 use crate::{Writing, WritingProfile};
 
 /// A template beside the model's file, as newer repositories have it.
@@ -44,16 +45,21 @@ impl Loader {
     ) -> Result<Writing, LoadCause> {
         let options = config.generate.clone().unwrap_or_default();
         let missing = || LoadCause::Start("it has no GGUF file".to_owned());
-        let base = folder.gguf.as_ref().and_then(|weights| weights.summary.model()).ok_or_else(missing)?;
+        let summary = &folder.gguf.as_ref().ok_or_else(missing)?.summary;
+        let base = summary.model().ok_or_else(missing)?;
         let weights = folder.weights(wanted, Precision::default()).ok_or_else(missing)?;
         let adapters = self.adapters(&options, base)?;
+        let mut widened = Widened::new(&weights, summary, &self.places.cache);
         let mut profiles = Vec::new();
         let mut model: Option<Arc<dyn LanguageModel>> = None;
         for profile in &config.profiles {
             if called_off.is_cancelled() {
                 return Err(LoadCause::CalledOff);
             }
-            let spec = spec(profile, &weights, &adapters)?;
+            let mut spec = spec(profile, &weights, &adapters)?;
+            if self::options(profile).repack && self.engines.languages.widens(spec.device) {
+                spec.weights = widened.path(phases);
+            }
             let mut loaded = self
                 .engines
                 .languages

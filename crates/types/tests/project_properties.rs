@@ -127,6 +127,7 @@ prop_compose! {
         stretch in 2_u32..=100,
         device_layers in of(0_u32..=10_000),
         flash_attention in of(any::<bool>()),
+        repack: bool,
         max_waiting in 1_usize..=1_000_000,
         max_wait_ms in 1_u64..=3_600_000,
     ) -> GenerateProfile {
@@ -138,6 +139,7 @@ prop_compose! {
             stretch: f64::from(stretch),
             device_layers,
             flash_attention,
+            repack,
             max_waiting,
             max_wait_ms,
         }

@@ -224,6 +224,10 @@ impl LanguageEngine for FakeLanguageEngine {
         vec![Device::Cpu]
     }
 
+    fn widens(&self, _device: Device) -> bool {
+        false
+    }
+
     fn load(&self, spec: &LanguageSpec) -> Result<LoadedLanguage, EngineError> {
         let limits = DecoderLimits {
             cells: spec.cells,

@@ -74,6 +74,9 @@ pub struct GenerateProfile {
     pub device_layers: Option<u32>,
     /// Whether attention is computed in one pass over the cells. By default where the device does it well.
     pub flash_attention: Option<bool>,
+    /// Whether weights in a format that the processor computes slowly are written in a faster one when the
+    /// model is loaded. No weight changes; they take more memory.
+    pub repack: bool,
     /// Requests that may wait.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_waiting: usize,
@@ -92,6 +95,7 @@ impl Default for GenerateProfile {
             stretch: 1.7,
             device_layers: None,
             flash_attention: None,
+            repack: true,
             max_waiting: 1_024,
             max_wait_ms: 120_000,
         }
