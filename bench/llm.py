@@ -6,7 +6,6 @@ What is measured, and what each key of the last line means, stands in `README.md
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
-from streaming import picture
+from streaming import picture, report
 from streaming.asks import SCALE, Texts
 from streaming.streams import Ask, StreamError, Told, closed_loop, stream, together
 from streaming.systems import CELLS, MODEL, RUNNING, Setting, halny, llama_server
@@ -52,14 +51,11 @@ def main() -> int:
         except (ServerError, StreamError, OSError) as error:
             print(f"bench-llm: {error}", file=sys.stderr)
             return 1
-    _OUTPUT.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1) + "\n"
     drawn = picture.picture(result)
-    for target in [_OUTPUT / "llm", *([BENCH / "results" / arguments.keep] if arguments.keep else [])]:
-        target.with_suffix(".json").write_text(text, encoding="utf-8")
-        target.with_suffix(".svg").write_text(drawn, encoding="utf-8")
-    print(_tables(result))
-    print("bench-llm: " + " ".join(f"{key}={value}" for key, value in result["keys"].items()), flush=True)
+    report.keep(result, drawn, _OUTPUT, "llm")
+    if arguments.keep:
+        report.keep(result, drawn, BENCH / "results", arguments.keep)
+    print(f"\n{report.tables(result)}\n\n{report.last_line(result['keys'])}", flush=True)
     return 0
 
 
@@ -79,7 +75,7 @@ def _measure(setting: Setting, arguments: argparse.Namespace) -> _Json:
     summed = {name: {part: _median(rounds) for part, rounds in parts.items()} for name, parts in found.items()}
     return {
         "schema": "halny-bench-llm/1",
-        "machine": machine.describe(setting.binary),
+        "machine": machine.describe(setting.binary, {"llama.cpp": machine.llama_cpp(setting.peer)}),
         "settings": {
             "model": "Gemma 3 270M, Q4_K_M",
             "threads": setting.threads,
@@ -189,16 +185,6 @@ def _keys(systems: dict[str, dict[str, _Json]]) -> dict[str, float]:
     if "c" in ours:
         keys["long_prompt_gap_growth"] = round(ours["c"]["gap_growth"], 2)
     return keys
-
-
-def _tables(result: _Json) -> str:
-    lines = [""]
-    for part in result["systems"]["halny"]:
-        lines.append(f"{part}:")
-        for name, parts in result["systems"].items():
-            figures = ", ".join(f"{key} {value:.1f}" for key, value in parts[part].items())
-            lines.append(f"  {name:<14} {figures}")
-    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:

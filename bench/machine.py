@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,8 @@ _PACKAGES = ("onnxruntime", "tokenizers", "numpy", "litserve", "mosec")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "sve")
 
 
-def describe(binary: Path) -> dict[str, Any]:
-    """As JSON: processor, cores, memory, system, versions, commit, date."""
+def describe(binary: Path, others: dict[str, str] | None = None) -> dict[str, Any]:
+    """As JSON: processor, cores, memory, system, versions (of Python packages unless others are given), commit, date."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
@@ -26,7 +27,7 @@ def describe(binary: Path) -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{_system()}, Linux {platform.release()}",
         "python": platform.python_version(),
-        "versions": {"halny": _halny(binary), **_versions()},
+        "versions": {"halny": _halny(binary), **(_versions() if others is None else others)},
         "commit": _commit(),
     }
 
@@ -62,6 +63,12 @@ def _halny(binary: Path) -> str:
     return _said([str(binary), "--version"]).removeprefix("halny ") or "unknown"
 
 
+def llama_cpp(server: Path) -> str:
+    """The release that a `llama-server` was built from."""
+    found = re.search(r"build (\d+)", _said([str(server), "--version"], from_errors=True))
+    return f"b{found[1]}" if found else "unknown"
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
@@ -78,9 +85,10 @@ def _commit() -> str:
     return f"{commit} with changes" if commit and changed else commit or "unknown"
 
 
-def _said(command: list[str]) -> str:
+def _said(command: list[str], from_errors: bool = False) -> str:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return ended.stdout.strip() if ended.returncode == 0 else ""
+    said = ended.stderr if from_errors else ended.stdout
+    return said.strip() if ended.returncode == 0 else ""

@@ -123,14 +123,10 @@ def keep(result: Result, picture: str, folder: Path, name: str) -> None:
     write(folder / f"{name}.json", json.dumps(result, indent=1) + "\n")
     write(folder / f"{name}.svg", picture)
     machine, settings = result["machine"], result["settings"]
-    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
     lines = [
         f"# Embeddings, {settings['precision']}, {machine['date']}",
         "",
-        f"- {machine['processor']}, {machine['cores']} cores, {' '.join(machine['instructions'])}, "
-        f"{machine['memory_gib']} GiB",
-        f"- {machine['system']}, Python {machine['python']}",
-        f"- {versions}; commit {machine['commit']}",
+        *machine_lines(machine),
         f"- {settings['texts']} texts of {settings['tokens_mean']} tokens on average, {settings['rounds']} rounds of "
         f"{settings['window_s']:g} s{', a quick run' if settings['quick'] else ''}",
         "",
@@ -141,6 +137,17 @@ def keep(result: Result, picture: str, folder: Path, name: str) -> None:
         f"    {last_line(result['keys'])}",
     ]
     write(folder / f"{name}.md", "\n".join(lines) + "\n")
+
+
+def machine_lines(machine: Result) -> list[str]:
+    """Where a result comes from, as a Markdown list."""
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    return [
+        f"- {machine['processor']}, {machine['cores']} cores, {' '.join(machine['instructions'])}, "
+        f"{machine['memory_gib']} GiB",
+        f"- {machine['system']}, Python {machine['python']}",
+        f"- {versions}; commit {machine['commit']}",
+    ]
 
 
 def write(path: Path, text: str) -> None:
@@ -172,7 +179,7 @@ def _systems_table(result: Result) -> str:
                     f"{figures['foreign_share_max']:.0%}",
                 ]
             )
-    return _table(rows)
+    return table(rows)
 
 
 def _orders_table(result: Result) -> str:
@@ -180,17 +187,18 @@ def _orders_table(result: Result) -> str:
     for one in result["bare_orders"]:
         rate, cpu = _number(one["embeddings_per_s"], 0), _number(one["cpu_s_per_1000"], 2)
         rows.append([one["order"], str(one["batch"]), rate, cpu, f"{one['padding_share']:.0%}"])
-    return _table(rows)
+    return table(rows)
 
 
 def _aims_table(result: Result) -> str:
     rows = [["figure", "value", "aim", "met"]]
     for aim in result["aims"]:
         rows.append([aim["name"], _number(aim["value"], 2), aim["aim"], "yes" if aim["met"] else "no"])
-    return _table(rows)
+    return table(rows)
 
 
-def _table(rows: list[list[str]]) -> str:
+def table(rows: list[list[str]]) -> str:
+    """A Markdown table; the first row is its head."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
