@@ -1,4 +1,5 @@
-//! llama.cpp behind the contract of a language model: GGUF on CPU and CUDA from one binary.
+//! llama.cpp behind the contracts of language models, and of models that read only: GGUF on CPU and CUDA
+//! from one binary.
 //!
 //! llama.cpp is compiled with its compute code apart from the rest: one small library for each
 //! generation of processors, one for CUDA. [`backends`] loads what this machine can run, the best
@@ -18,11 +19,12 @@
 pub mod backends;
 mod cells;
 mod decoder;
+mod encoder;
 mod foreign;
 mod load;
 mod model;
 
-use halny_engine::{Device, EngineError, LanguageEngine, LanguageSpec, LoadedLanguage};
+use halny_engine::{Device, EncoderSpec, EngineError, LanguageEngine, LanguageSpec, LoadedEncoder, LoadedLanguage};
 
 /// The release of llama.cpp that is compiled in.
 pub const LLAMA_CPP: &str = "b11434";
@@ -55,5 +57,9 @@ impl LanguageEngine for LlamaEngine {
 
     fn load(&self, spec: &LanguageSpec) -> Result<LoadedLanguage, EngineError> {
         load::load(backends::backend()?, spec)
+    }
+
+    fn load_encoder(&self, spec: &EncoderSpec) -> Result<LoadedEncoder, EngineError> {
+        encoder::load(backends::backend()?, spec)
     }
 }

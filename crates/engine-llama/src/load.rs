@@ -29,8 +29,11 @@ pub(crate) fn load(backend: &Backend, spec: &LanguageSpec) -> Result<LoadedLangu
         phases.push(LoadPhase { name, took: began.until(Tick::now()), warm: false });
     };
     let began = Tick::now();
-    let mut model = LlamaModel::load_from_file(backend.llama(), &spec.weights, &model_params(device, spec)?)
-        .map_err(|error| EngineError::Load(format!("llama.cpp cannot load the model: {error}; its log says why")))?;
+    let mut model =
+        LlamaModel::load_from_file(backend.llama(), &spec.weights, &model_params(device, spec.device_layers)?)
+            .map_err(|error| {
+                EngineError::Load(format!("llama.cpp cannot load the model: {error}; its log says why"))
+            })?;
     let adapters = adapters(&mut model, spec)?;
     phase("weights", began);
     let began = Tick::now();
@@ -58,7 +61,7 @@ pub(crate) fn load(backend: &Backend, spec: &LanguageSpec) -> Result<LoadedLangu
 }
 
 /// The device, and its place in llama.cpp's list unless it is the processor.
-fn choose(backend: &Backend, wanted: Device) -> Result<(Choice, Option<usize>), EngineError> {
+pub(crate) fn choose(backend: &Backend, wanted: Device) -> Result<(Choice, Option<usize>), EngineError> {
     let cuda = backend.cuda();
     let chosen = |device, reason: String, index| Ok((Choice { device, reason }, index));
     match wanted {
@@ -85,10 +88,10 @@ fn choose(backend: &Backend, wanted: Device) -> Result<(Choice, Option<usize>), 
     }
 }
 
-fn model_params(device: Option<usize>, spec: &LanguageSpec) -> Result<LlamaModelParams, EngineError> {
+pub(crate) fn model_params(device: Option<usize>, layers: Option<u32>) -> Result<LlamaModelParams, EngineError> {
     let params = LlamaModelParams::default().with_use_mmap(true);
     let Some(index) = device else { return Ok(params.with_n_gpu_layers(0)) };
-    let layers = spec.device_layers.unwrap_or(i32::MAX as u32).min(i32::MAX as u32);
+    let layers = layers.unwrap_or(i32::MAX as u32).min(i32::MAX as u32);
     params
         .with_n_gpu_layers(layers)
         .with_devices(&[index])

@@ -114,7 +114,7 @@ fn longest(ends: &[u32]) -> usize {
     starts.zip(ends).map(|(start, end)| (end - start) as usize).max().unwrap_or(0)
 }
 
-fn token_id(token: LlamaToken) -> TokenId {
+pub(crate) fn token_id(token: LlamaToken) -> TokenId {
     TokenId::try_from(token.0).unwrap_or(TokenId::MAX)
 }
 

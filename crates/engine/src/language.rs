@@ -24,7 +24,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::{Choice, Device, EngineError, LoadPhase, RunReport};
+use crate::{Choice, Device, EncoderSpec, EngineError, LoadPhase, LoadedEncoder, RunReport};
 
 /// A token of a model's own vocabulary: `0..vocabulary`.
 pub type TokenId = u32;
@@ -206,6 +206,12 @@ pub trait LanguageEngine: Send + Sync {
     /// [`EngineError::Load`] when the file, the device or the library does not allow it. A device
     /// that was named is never replaced by another.
     fn load(&self, spec: &LanguageSpec) -> Result<LoadedLanguage, EngineError>;
+
+    /// Loads a model that reads only. Blocks like [`load`](LanguageEngine::load).
+    ///
+    /// # Errors
+    /// As [`load`](LanguageEngine::load); and where the file's head is not the one wanted.
+    fn load_encoder(&self, spec: &EncoderSpec) -> Result<LoadedEncoder, EngineError>;
 }
 
 /// A language model on its device.

@@ -1,5 +1,5 @@
 //! The contract of a loaded model: tensors in, tensors out, on one device, by one thread at a time;
-//! and, in [`language`], of one that writes token by token.
+//! in [`language`], of one that writes token by token; in [`encoder`], of one that reads only.
 //!
 //! An [`Engine`] loads a graph for a device and gives back [`Instance`]s. Each instance is owned by
 //! one operating-system thread, which calls [`Instance::run`] with ready tensors and nothing else:
@@ -17,6 +17,7 @@
 //! engine that knows none of them can serve a task that nobody has thought of.
 
 pub mod element;
+pub mod encoder;
 pub mod language;
 pub mod load;
 pub mod signature;
@@ -27,7 +28,8 @@ pub mod testsuite;
 use std::time::Duration;
 
 pub use element::{Element, ElementType};
-pub use halny_types::project::Precision;
+pub use encoder::{EncoderSpec, Head, LoadedEncoder, TokenFrame};
+pub use halny_types::project::{Pooling, Precision};
 pub use language::{
     AdapterSpec, CellFormat, Decoder, DecoderLimits, LanguageCard, LanguageEngine, LanguageModel, LanguageSpec,
     LoadedLanguage, SequenceId, Specials, StepToken, TokenId,

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::{
-    Choice, Decoder, DecoderLimits, Device, EngineError, LanguageCard, LanguageEngine, LanguageModel, LanguageSpec,
-    LoadedLanguage, RunReport, SequenceId, Specials, StepToken, TokenId,
+    Choice, Decoder, DecoderLimits, Device, EncoderSpec, EngineError, LanguageCard, LanguageEngine, LanguageModel,
+    LanguageSpec, LoadedEncoder, LoadedLanguage, RunReport, SequenceId, Specials, StepToken, TokenId,
 };
 
 /// The fake's token that ends a text.
@@ -243,6 +243,10 @@ impl LanguageEngine for FakeLanguageEngine {
             memory_bytes: 0,
             phases: Vec::new(),
         })
+    }
+
+    fn load_encoder(&self, _spec: &EncoderSpec) -> Result<LoadedEncoder, EngineError> {
+        Err(EngineError::Load("the fake only writes".to_owned()))
     }
 }
 
