@@ -61,6 +61,20 @@ pub(crate) fn load(backend: &Backend, spec: &EncoderSpec) -> Result<LoadedEncode
     })
 }
 
+/// Architectures that llama.cpp b11434 gives no cells: `create_memory` in its llama-model.cpp. Their
+/// tokens see those behind them too, so nothing can be written with them.
+#[rustfmt::skip]
+const READERS: &[&str] = &[
+    "bert", "clef", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe",
+    "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1", "wavtokenizer-dec",
+];
+
+/// Whether a model reads only.
+pub(crate) fn only_reads(model: &LlamaModel) -> bool {
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    READERS.contains(&architecture.as_str())
+}
+
 /// What a model's file says of how it reads.
 struct Family {
     architecture: String,
@@ -80,7 +94,7 @@ impl Family {
         }
         let causal = model.meta_val_str(&format!("{architecture}.attention.causal"));
         Ok(Family {
-            is_causal: causal.map_or(true, |says| says == "true"),
+            is_causal: causal.map_or(!only_reads(model), |says| says == "true"),
             gives_probabilities: matches!(architecture.as_str(), "qwen3" | "qwen3vl"),
             architecture,
         })

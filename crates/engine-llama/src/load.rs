@@ -13,6 +13,7 @@ use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 
 use crate::backends::Backend;
 use crate::decoder::{LlamaDecoder, OwnedContext};
+use crate::encoder::only_reads;
 use crate::model::LlamaLanguage;
 
 /// `LLAMA_MAX_SEQ` in llama.cpp's sources.
@@ -34,6 +35,13 @@ pub(crate) fn load(backend: &Backend, spec: &LanguageSpec) -> Result<LoadedLangu
             .map_err(|error| {
                 EngineError::Load(format!("llama.cpp cannot load the model: {error}; its log says why"))
             })?;
+    if only_reads(&model) {
+        return Err(EngineError::Load(
+            "the file's model reads and cannot write; serve it as task \"embed\", \"rerank\" or \"classify-text\", \
+             with its name as `text.file`"
+                .to_owned(),
+        ));
+    }
     let adapters = adapters(&mut model, spec)?;
     phase("weights", began);
     let began = Tick::now();

@@ -18,6 +18,7 @@
 mod error;
 mod inference;
 mod load;
+mod load_encoders;
 mod load_writing;
 mod model;
 mod repacking;

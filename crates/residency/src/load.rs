@@ -70,6 +70,16 @@ impl Phases {
     }
 }
 
+/// A profile whose model is on its device.
+pub(crate) struct Made {
+    pub(crate) loaded: Loaded,
+    pub(crate) task: Arc<Task>,
+    /// The number format of its weights.
+    pub(crate) precision: &'static str,
+    /// The engine and its version.
+    pub(crate) engine: String,
+}
+
 impl Loader {
     /// Fetches the model's files, checks and loads them; nothing when they are the version
     /// `current`. Fetching is broken off as soon as the load is called off, the engine's work only
@@ -93,6 +103,9 @@ impl Loader {
             let (work, engine) = if config.task == TaskKind::Generate {
                 let writing = self.load_writing(&config, &folder, &wanted, &called_off, &mut phases)?;
                 (Work::Writing(Arc::new(writing)), self.engines.languages.describe())
+            } else if wanted.is_gguf() {
+                let inference = self.load_encoders(&config, &folder, &wanted, &called_off, &mut phases)?;
+                (Work::Inference(Arc::new(inference)), self.engines.languages.describe())
             } else {
                 let inference = self.load_inference(&config, &folder, &wanted, &called_off, &mut phases)?;
                 (Work::Inference(Arc::new(inference)), self.engines.graphs.describe())
@@ -114,8 +127,13 @@ impl Loader {
     /// Fetches and checks the model's files.
     async fn fetch(&self, config: &Model) -> Result<(ModelFolder, FileFilter), LoadCause> {
         let source = self.source(config)?;
-        let wanted = match (config.task, config.generate.as_ref().and_then(|options| options.file.as_deref())) {
-            (TaskKind::Generate, Some(file)) => FileFilter::gguf_file(file),
+        let file = match config.task {
+            TaskKind::Generate => config.generate.as_ref().and_then(|options| options.file.as_deref()),
+            task if task.takes_text() => config.text.as_ref().and_then(|options| options.file.as_deref()),
+            _ => None,
+        };
+        let wanted = match (config.task, file) {
+            (_, Some(file)) => FileFilter::gguf_file(file),
             (TaskKind::Generate, None) => FileFilter::gguf(),
             _ => FileFilter::onnx(config.profiles.iter().map(|profile| profile.precision)),
         };
@@ -183,7 +201,13 @@ impl Loader {
             phases.add("task", began, false);
             signature.get_or_insert_with(|| loaded.signature.clone());
             task.get_or_insert_with(|| Arc::clone(&opened));
-            profiles.push(self.start_lane(config, profile, version, loaded, &opened, phases)?);
+            let made = Made {
+                loaded,
+                task: opened,
+                precision: profile.precision.as_str(),
+                engine: self.engines.graphs.describe(),
+            };
+            profiles.push(self.start_lane(config, profile, version, made, phases)?);
         }
         let (Some(task), Some(signature)) = (task, signature) else {
             return Err(LoadCause::Start("it has no profile".to_owned()));
@@ -206,15 +230,16 @@ impl Loader {
         })
     }
 
-    fn start_lane(
+    /// Warms a loaded profile up and opens its lane.
+    pub(crate) fn start_lane(
         &self,
         config: &Model,
         profile: &Profile,
         version: ModelVersion,
-        loaded: Loaded,
-        task: &Arc<Task>,
+        made: Made,
         phases: &mut Phases,
     ) -> Result<LoadedProfile, LoadCause> {
+        let Made { loaded, task, precision, engine } = made;
         let began = Tick::now();
         let batches = task.warm_up(profile.max_batch_size, profile.max_batch_tokens);
         let mut runners: Vec<ModelRunner> =
@@ -222,11 +247,8 @@ impl Loader {
         let mut seen = Vec::new();
         let on_cpu = loaded.choice.device == Device::Cpu;
         let device = loaded.choice.device;
-        let (_, threads) = share_cores(profile, device, &self.engines.graphs.devices());
-        let memory = WarmUps::of(
-            &self.places.cache,
-            &format!("{version}/{}/{device}/{threads}/{}", profile.precision.as_str(), self.engines.graphs.describe()),
-        );
+        let (_, threads) = share_cores(profile, device, &[]);
+        let memory = WarmUps::of(&self.places.cache, &format!("{version}/{precision}/{device}/{threads}/{engine}"));
         let remembered = if on_cpu { memory.recall() } else { Vec::new() };
         let budget = match (on_cpu, remembered.is_empty()) {
             (false, _) => WARM_UP_ON_DEVICE,
@@ -267,7 +289,7 @@ impl Loader {
         Ok(LoadedProfile {
             name: profile.name.to_string(),
             choice: loaded.choice,
-            precision: profile.precision.as_str(),
+            precision,
             deadline: Duration::from_millis(profile.deadline_ms(config.task)),
             memory_bytes: loaded.memory_bytes,
             lane,
@@ -290,7 +312,7 @@ fn limits(profile: &Profile) -> LaneLimits {
 
 /// Instances and threads of each. On processors the cores are shared out: one instance of one
 /// thread a core does more than one instance of all cores, which waits at every operator's end.
-fn share_cores(profile: &Profile, device: Device, available: &[Device]) -> (usize, usize) {
+pub(crate) fn share_cores(profile: &Profile, device: Device, available: &[Device]) -> (usize, usize) {
     let device = if device == Device::Auto { available.first().copied().unwrap_or(Device::Cpu) } else { device };
     let cores = CpuThreads::Auto.resolve();
     if device != Device::Cpu {

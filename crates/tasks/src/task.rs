@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-use halny_engine::{Dim, Signature, Tensor, TensorView};
+use halny_engine::{Dim, LoadedEncoder, Signature, Tensor, TensorView};
 use halny_types::project::{TaskKind, TextOptions};
 
 use crate::collate::{Activation, InputPlan, OutputPlan, Plan};
@@ -74,6 +74,31 @@ impl Task {
         }
     }
 
+    /// A task on texts by a model that brings its own vocabulary. `labels` are those of its file, none
+    /// where it names none.
+    ///
+    /// # Errors
+    /// [`TaskError::Options`] where `text` asks for what the model cannot, [`TaskError::Graph`] where labels
+    /// and scores differ in number: texts for the operator.
+    pub fn of_encoder(
+        kind: TaskKind,
+        encoder: &LoadedEncoder,
+        labels: &[String],
+        text: Option<&TextOptions>,
+    ) -> Result<Task, TaskError> {
+        let options = text.cloned().unwrap_or_default();
+        let signature = &encoder.loaded.signature;
+        let own = Own {
+            labels: (!labels.is_empty()).then(|| labels.to_vec()),
+            scores: encoder.probabilities.then_some(ScoreForm::Probabilities),
+            ..Own::default()
+        };
+        let text = Text::of(encoder, &options, kind == TaskKind::Rerank)?;
+        // The engine has pooled already.
+        let vectors = || VectorPort::of(signature, None, || Ok(None));
+        Task::of_text(kind, signature, &options, text, (&Config::default(), &own), vectors)
+    }
+
     fn open_text(
         kind: TaskKind,
         folder: Folder<'_>,
@@ -81,22 +106,35 @@ impl Task {
         options: &TextOptions,
     ) -> Result<Task, TaskError> {
         let (config, own) = (folder.config()?, folder.own()?);
+        let fixed = TextPorts::of(signature)?.fixed_length;
+        let text = Text::open(folder, &config, options, fixed, kind == TaskKind::Rerank)?;
+        let vectors = || VectorPort::of(signature, options.pooling, || folder.pooling());
+        Task::of_text(kind, signature, options, text, (&config, &own), vectors)
+    }
+
+    fn of_text(
+        kind: TaskKind,
+        signature: &Signature,
+        options: &TextOptions,
+        text: Text,
+        (config, own): (&Config, &Own),
+        vectors: impl FnOnce() -> Result<VectorPort, TaskError>,
+    ) -> Result<Task, TaskError> {
         let ports = TextPorts::of(signature)?;
-        let text = Text::open(folder, &config, options, ports.fixed_length, kind == TaskKind::Rerank)?;
         let mut labels = Vec::new();
         let mut dimensions = None;
         let output = match kind {
             TaskKind::Embed => {
-                let port = VectorPort::of(signature, options.pooling, || folder.pooling())?;
+                let port = vectors()?;
                 // Pooled outputs may be narrower than the model is inside; token vectors are not.
                 dimensions = port.dimensions.or(config.hidden_size.filter(|_| port.pooling.is_some()));
                 OutputPlan::Vector { port, normalise: options.normalise.unwrap_or(true) }
             }
             TaskKind::ClassifyText => {
-                let output = classifier(signature, &config, &own, &mut labels)?;
-                OutputPlan::Scores { output, labels: labels.len(), activation: activation(&config, &own, labels.len()) }
+                let output = classifier(signature, config, own, &mut labels)?;
+                OutputPlan::Scores { output, labels: labels.len(), activation: activation(config, own, labels.len()) }
             }
-            _ => reranker(signature, &own)?,
+            _ => reranker(signature, own)?,
         };
         let input = InputPlan::Text { ports, padding: text.padding };
         Ok(Task::of(kind, labels, dimensions, Some(text), signature, Plan { input, output }))

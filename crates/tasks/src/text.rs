@@ -1,12 +1,14 @@
 //! From texts to tokens.
 //!
-//! The tokenizer of the model's `tokenizer.json` splits the text; the special tokens around it are
-//! put on here. So cutting a text that is too long is cutting a slice, special tokens are never
+//! The tokenizer of the model's `tokenizer.json`, or the vocabulary of its GGUF file, splits the text;
+//! the special tokens around it are put on here. So cutting a text that is too long is cutting a slice, special tokens are never
 //! lost to it, and the tokenizer's own padding and truncation (which files often leave switched
 //! on, at 128 tokens) have no say.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
+use halny_engine::{LanguageModel, LoadedEncoder, Specials, TokenFrame};
 use halny_types::project::TextOptions;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{Encoding, PostProcessor, Token, Tokenizer};
@@ -28,7 +30,7 @@ const SECOND: u32 = u32::MAX - 1;
 
 /// A tokenizer with the limits of its model.
 pub(crate) struct Text {
-    tokenizer: Tokenizer,
+    splitter: Splitter,
     single: Frame,
     pair: Option<Frame>,
     max_tokens: usize,
@@ -37,6 +39,12 @@ pub(crate) struct Text {
     vocabulary: u32,
     /// The id that pads.
     pub(crate) padding: u32,
+}
+
+/// What splits a text.
+enum Splitter {
+    Tokenizer(Box<Tokenizer>),
+    Vocabulary(Arc<dyn LanguageModel>),
 }
 
 /// The special tokens around one or two texts, each with its segment.
@@ -72,14 +80,35 @@ impl Text {
         let known = tokenizer.get_vocab(true).into_values().max().map_or(0, |last| last.saturating_add(1));
         let vocabulary = config.vocab_size.map_or(known, |size| size.min(known));
         let max_tokens = max_tokens(options, folder.max_tokens()?, config.positions(), fixed)?;
-        let text = Text { tokenizer, single, pair, max_tokens, truncate: options.truncate, vocabulary, padding };
-        let special = text.pair.as_ref().unwrap_or(&text.single).len();
-        if max_tokens <= special {
+        let splitter = Splitter::Tokenizer(Box::new(tokenizer));
+        Text { splitter, single, pair, max_tokens, truncate: options.truncate, vocabulary, padding }.checked()
+    }
+
+    /// Splits as the model's own file says.
+    pub(crate) fn of(encoder: &LoadedEncoder, options: &TextOptions, pairs: bool) -> Result<Text, TaskError> {
+        let card = encoder.model.card();
+        let known = u32::try_from(card.vocabulary).unwrap_or(u32::MAX);
+        Text {
+            splitter: Splitter::Vocabulary(Arc::clone(&encoder.model)),
+            single: Frame::single(&encoder.frame),
+            pair: pairs.then(|| Frame::pair(&encoder.frame)),
+            max_tokens: max_tokens(options, None, Some(card.context_trained), Some(encoder.tokens_max))?,
+            truncate: options.truncate,
+            vocabulary: known,
+            padding: 0,
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Text, TaskError> {
+        let special = self.pair.as_ref().unwrap_or(&self.single).len();
+        if self.max_tokens <= special {
             return Err(TaskError::Options(format!(
-                "`text.max_tokens` is {max_tokens}, but the model's special tokens alone take {special}; raise it"
+                "`text.max_tokens` is {}, but the model's special tokens alone take {special}; raise it",
+                self.max_tokens
             )));
         }
-        Ok(text)
+        Ok(self)
     }
 
     pub(crate) fn max_tokens(&self) -> usize {
@@ -88,9 +117,8 @@ impl Text {
 
     /// One text with its special tokens.
     pub(crate) fn single(&self, text: &str) -> Result<Tokens, TaskError> {
-        let encoding = self.encode(&self.bounded(text)?)?;
-        let ids = self.fit(encoding.get_ids(), self.single.len())?;
-        self.single.around(ids, &[])
+        let tokens = self.encode(&self.bounded(text)?)?;
+        self.single.around(self.fit(&tokens, self.single.len())?, &[])
     }
 
     /// The tokens of a query, which leave room for some of a document.
@@ -100,7 +128,7 @@ impl Text {
         let query = self.encode(&self.bounded(query)?)?;
         match query.len() {
             tokens if tokens >= limit => Err(TaskError::QueryTooLong { tokens, limit }),
-            _ => Ok(query.get_ids().to_vec()),
+            _ => Ok(query),
         }
     }
 
@@ -108,8 +136,7 @@ impl Text {
     pub(crate) fn pair(&self, query: &[u32], document: &str) -> Result<Tokens, TaskError> {
         let frame = self.pair.as_ref().ok_or(TaskError::NotTokenised)?;
         let document = self.encode(&self.bounded(document)?)?;
-        let document = self.fit(document.get_ids(), frame.len() + query.len())?;
-        frame.around(query, document)
+        frame.around(query, self.fit(&document, frame.len() + query.len())?)
     }
 
     /// Tokens that the caller made. Special tokens are put on unless they are there already.
@@ -136,8 +163,14 @@ impl Text {
         frame.around(query, document).unwrap_or_default()
     }
 
-    fn encode(&self, text: &str) -> Result<Encoding, TaskError> {
-        self.tokenizer.encode_fast(text, false).map_err(|_| TaskError::NotTokenised)
+    fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
+        match &self.splitter {
+            Splitter::Tokenizer(tokenizer) => {
+                let encoding = tokenizer.encode_fast(text, false).map_err(|_| TaskError::NotTokenised)?;
+                Ok(encoding.get_ids().to_vec())
+            }
+            Splitter::Vocabulary(model) => Ok(model.tokenise(text, Specials::AsText, false)),
+        }
     }
 
     /// The text, or its beginning, or the refusal to spend time on one so long.
@@ -163,6 +196,10 @@ impl Text {
     }
 }
 
+fn unsegmented(tokens: &[u32]) -> Vec<(u32, u8)> {
+    tokens.iter().map(|token| (*token, 0)).collect()
+}
+
 /// The longest text in tokens: what the project file says, or else the model's files.
 fn max_tokens(
     options: &TextOptions,
@@ -184,6 +221,16 @@ fn max_tokens(
 }
 
 impl Frame {
+    /// Around one text; without segments, which GGUF models have none of.
+    fn single(frame: &TokenFrame) -> Frame {
+        Frame { before: unsegmented(&frame.before), after: unsegmented(&frame.after), ..Frame::default() }
+    }
+
+    /// Around and between two.
+    fn pair(frame: &TokenFrame) -> Frame {
+        Frame { between: unsegmented(&frame.between), ..Frame::single(frame) }
+    }
+
     /// Learns the special tokens by letting the tokenizer put them around stand-ins.
     fn of(processor: Option<&PostProcessorWrapper>, pair: bool) -> Result<Frame, TaskError> {
         let Some(processor) = processor else { return Ok(Frame { second: 1, ..Frame::default() }) };

@@ -109,12 +109,13 @@ prop_compose! {
 
 prop_compose! {
     fn text()(
+        file in of("[a-z]{1,8}\\.gguf"),
         max_tokens in of(1_usize..=10_000),
         truncate: bool,
         pooling in of(select(vec![Pooling::Mean, Pooling::Cls, Pooling::Last])),
         normalise in of(any::<bool>()),
     ) -> TextOptions {
-        TextOptions { max_tokens, truncate, pooling, normalise }
+        TextOptions { file, max_tokens, truncate, pooling, normalise }
     }
 }
 

@@ -179,6 +179,7 @@ pub(super) fn check(all: &Metadata, architecture: &str) -> Result<GgufModel, Ref
         shares_token_table: false,
         vocabulary: 0,
         has_chat_template: all.has_text("tokenizer.chat_template")?,
+        labels: Vec::new(),
     })
 }
 

@@ -22,6 +22,7 @@ mod charsmap;
 mod header;
 mod heads;
 mod hyperparameters;
+mod labels;
 mod tensors;
 mod value;
 mod vocabulary;
@@ -109,6 +110,8 @@ pub struct GgufModel {
     pub vocabulary: usize,
     /// Whether it says how a conversation is written.
     pub has_chat_template: bool,
+    /// What the scores of its classification head mean, in their order; none where it does not say.
+    pub labels: Vec<String>,
 }
 
 impl GgufSummary {
@@ -152,6 +155,7 @@ pub fn check(reader: impl Read, file_bytes: u64) -> Result<GgufSummary, String> 
         let mut model = hyperparameters::check(&keys, &architecture)?;
         model.vocabulary = vocabulary::check(&keys, &architecture)?;
         check_embedding(&tensors, &model)?;
+        model.labels = labels::check(&keys, &architecture, &tensors)?;
         model.shares_token_table = tensors.iter().all(|tensor| tensor.name != "output.weight");
         GgufKind::Model(model)
     };

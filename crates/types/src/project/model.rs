@@ -280,12 +280,18 @@ impl TaskKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextOptions {
-    /// The longest text in tokens; longer ones are refused, or cut with `truncate`.
+    /// The GGUF file that holds the model, by its name in the source. Without it the source holds ONNX
+    /// graphs.
+    #[schemars(length(min = 1, max = 1_024), extend("examples" = ["bge-small-en-v1.5-q8_0.gguf"]))]
+    pub file: Option<String>,
+    /// The longest text in tokens; longer ones are refused, or cut with `truncate`. Without it, what the
+    /// model's files say; for a GGUF file 2,048 or what the model was trained for, whichever is less.
     #[schemars(range(min = 1, max = 1_048_576))]
     pub max_tokens: Option<usize>,
     /// Whether texts that are too long are cut instead of refused.
     pub truncate: bool,
-    /// How token vectors become one vector, where the graph gives one for each token.
+    /// How token vectors become one vector, where the graph gives one for each token; for a GGUF file,
+    /// instead of how the file says.
     pub pooling: Option<Pooling>,
     /// Whether vectors are scaled to length 1. By default they are.
     pub normalise: Option<bool>,

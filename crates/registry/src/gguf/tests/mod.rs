@@ -54,6 +54,7 @@ fn a_sound_model_is_accepted_with_its_measures() {
         shares_token_table: true,
         vocabulary: 260,
         has_chat_template: true,
+        labels: Vec::new(),
     };
     assert_eq!(model, expected);
 }
