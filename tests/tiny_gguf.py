@@ -21,7 +21,7 @@ WIDTH, HIDDEN, CONTEXT = 32, 64, 2_048
 TOKENS = 3 + 256 + 1
 
 _F32 = 0
-_ALIGNMENT = 32
+ALIGNMENT = 32
 
 #: A value: what its type is in the format, and what it is. Arrays have the type of their elements in front.
 Value = tuple[str, Any]
@@ -75,18 +75,18 @@ class Gguf:
         keys = [*self.keys.items(), *((key, self.keys[key]) for key in [self.twice] if key)]
         counts = (self._claimed(self.claimed_tensors, self.tensors), self._claimed(self.claimed_keys, keys))
         parts = [self.magic, struct.pack("<IQQ", self.version, *counts)]
-        parts += [_text(name) + _value(value) for name, value in keys]
+        parts += [text(name) + value(content) for name, content in keys]
         place = 0
         for tensor, content in zip(self.tensors, data, strict=False):
             dims = struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)
             offset = place if tensor.offset is None else tensor.offset
-            parts += [_text(tensor.name), dims, struct.pack("<IQ", tensor.kind, offset)]
-            place += len(_padded(content))
+            parts += [text(tensor.name), dims, struct.pack("<IQ", tensor.kind, offset)]
+            place += len(padded(content))
         return b"".join(parts)
 
     def whole(self) -> bytes:
         """The file: the tensors' data is what an honest header would announce."""
-        return _padded(self.header()) + b"".join(_padded(tensor.data(self.fill)) for tensor in _tensors())
+        return padded(self.header()) + b"".join(padded(tensor.data(self.fill)) for tensor in _tensors())
 
     def write(self, folder: Path, template: str | None = None) -> Path:
         """A model folder with this file, and a chat template beside it."""
@@ -104,7 +104,7 @@ class Gguf:
 def _keys() -> Iterator[tuple[str, Value]]:
     names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581"]
     yield "general.architecture", ("text", "llama")
-    yield "general.alignment", ("u32", _ALIGNMENT)
+    yield "general.alignment", ("u32", ALIGNMENT)
     for name, number in {
         "block_count": 1,
         "context_length": CONTEXT,
@@ -142,19 +142,21 @@ def _tensors() -> Iterator[Tensor]:
         yield Tensor(f"blk.0.{name}.weight", dims)
 
 
-def _text(text: str) -> bytes:
-    data = text.encode()
+def text(content: str) -> bytes:
+    """A text as the format writes it."""
+    data = content.encode()
     return struct.pack("<Q", len(data)) + data
 
 
-def _value(value: Value) -> bytes:
-    kind, content = value
+def value(typed: Value) -> bytes:
+    """A value with its type in front."""
+    kind, content = typed
     if kind == "raw":
         return bytes(content)
     if kind == "text":
-        return struct.pack("<I", _TEXT) + _text(content)
+        return struct.pack("<I", _TEXT) + text(content)
     if kind == "texts":
-        return struct.pack("<IIQ", _ARRAY, _TEXT, len(content)) + b"".join(_text(text) for text in content)
+        return struct.pack("<IIQ", _ARRAY, _TEXT, len(content)) + b"".join(text(one) for one in content)
     if kind.endswith("s"):
         code, form = _TYPES[kind[:-1]]
         return struct.pack("<IIQ", _ARRAY, code, len(content)) + b"".join(struct.pack(form, one) for one in content)
@@ -162,5 +164,6 @@ def _value(value: Value) -> bytes:
     return struct.pack("<I", code) + struct.pack(form, content)
 
 
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % _ALIGNMENT)
+def padded(data: bytes) -> bytes:
+    """Filled up to where the next tensor may begin."""
+    return data + bytes(-len(data) % ALIGNMENT)

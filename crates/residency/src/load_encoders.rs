@@ -53,7 +53,7 @@ impl Loader {
                 device,
                 instances,
                 threads,
-                tokens_max: options.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+                tokens_max: options.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.min(profile.max_batch_tokens)),
                 head,
             };
             let encoder = self

@@ -21,6 +21,8 @@ const MAX_KEPT_NUMBERS_BYTES: u64 = 64 << 10;
 
 /// The prefix of the arrays that are as long as the vocabulary.
 const TOKENIZER: &str = "tokenizer.ggml.";
+/// The suffix of the array that names what a classifier's scores mean.
+const LABELS: &str = ".classifier.output_labels";
 
 /// The types that a number can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -322,7 +324,7 @@ fn read_array<R: Read>(wire: &mut Wire<R>, key: &str) -> Result<Value, Refusal> 
             if length > wire.remaining() / 8 {
                 return Err(too_long());
             }
-            read_texts(wire, length, key.starts_with(TOKENIZER))
+            read_texts(wire, length, key.starts_with(TOKENIZER) || key.ends_with(LABELS))
         }
         code => {
             let number = Number::from_code(code).ok_or_else(|| format!("is an array of the unknown type {code}"))?;
