@@ -18,8 +18,10 @@ from bert_gguf import RANK, Bert
 from conftest import BINARY, MINILM, Tiny
 from safetensors.numpy import load_file
 from server import Server, environment
-from test_text_tasks import DOCUMENTS, QUERY, classify
+from test_gguf_files import load
+from test_text_tasks import DOCUMENTS, QUERY, classify, rerank
 from tiny_bert import logits
+from tiny_gguf import FILE
 from tiny_models import SPECIAL, WORDS, TinyText, sentences
 
 #: llama.cpp computes GELU by its approximation with tanh, from a table of halves.
@@ -47,6 +49,8 @@ class Sources:
     tiny: Path
     topics: Path
     rerank: Path
+    #: Like `rerank`; one test changes it.
+    changing: Path
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +67,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Sources:
         file_of(folder / "tiny", tiny.embed),
         file_of(folder / "topics", tiny.topics, pooling=RANK, labels=tiny.topics.labels),
         file_of(folder / "rerank", tiny.rerank, pooling=RANK),
+        file_of(folder / "changing", tiny.rerank, pooling=RANK, labels=["relevant"]),
     )
 
 
-def entry(name: str, source: Path, task: str, *profiles: Any, **text: Any) -> projects.Table:
-    return projects.model(name, source, task, *profiles, text={"file": "model.gguf"} | text)
+def entry(name: str, source: Path, task: str, *profiles: Any, preload: bool = True, **text: Any) -> projects.Table:
+    return projects.model(name, source, task, *profiles, preload=preload, text={"file": FILE} | text)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +85,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory, sources: Sources) -> Itera
         entry("first", sources.tiny, "embed", pooling="cls"),
         entry("topics", sources.topics, "classify-text"),
         entry("rerank", sources.rerank, "rerank", projects.profile(instances=2)),
+        entry("changing", sources.changing, "rerank", preload=False),
     ]
     with projects.start(tmp_path_factory.mktemp("readers"), models) as server:
         yield server
@@ -135,8 +141,7 @@ def test_what_is_too_long_is_refused(readers: Server) -> None:
 
 
 def test_relevance_is_that_of_the_model_without_segments(readers: Server, tiny: Tiny) -> None:
-    body = {"model": "rerank", "query": QUERY, "documents": DOCUMENTS}
-    results = requests.post(f"{readers.url}/v1/rerank", json=body, timeout=60).json()["results"]
+    results = rerank(readers).json()["results"]
     expected = [unsegmented(tiny.rerank, QUERY, document) for document in DOCUMENTS]
     assert [result["index"] for result in results] == np.argsort(expected)[::-1].tolist()
     for result in results:
@@ -178,3 +183,24 @@ def test_a_file_for_another_task_is_refused_with_the_right_one(
     )
     assert done.returncode == 1, done.stderr
     assert says in done.stderr.strip().splitlines()[-1], done.stderr
+
+
+def test_a_file_changed_anywhere_never_ends_the_process(readers: Server, sources: Sources) -> None:
+    """Lies are refused when the file is loaded; what loads may answer nonsense, or say that it cannot."""
+    path = sources.changing / FILE
+    whole = path.read_bytes()
+    header = whole.index(b"blk.0.ffn_up.weight")
+    outcomes: dict[int, int] = {}
+    for at in range(0, header + 400, 3):
+        for change in (0xFF, 0x01):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
+            status = load(readers, "changing").status_code
+            outcomes[status] = outcomes.get(status, 0) + 1
+            if status == 200:
+                rerank(readers, model="changing")
+                load(readers, "changing", "unload")
+            assert readers.alive(), f"byte {at} ^ {change:#x} ended the process:\n{readers.log()[-2_000:]}"
+    path.write_bytes(whole)
+    assert load(readers, "changing").status_code == 200
+    assert rerank(readers, model="changing").status_code == 200
+    assert set(outcomes) == {200, 400} and min(outcomes.values()) > 100, outcomes
