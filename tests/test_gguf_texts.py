@@ -26,6 +26,8 @@ from tiny_models import SPECIAL, WORDS, TinyText, sentences
 
 #: llama.cpp computes GELU by its approximation with tanh, from a table of halves.
 GELU = 5e-3
+PROMPT_KEY = "tokenizer.chat_template.rerank"
+PROMPT = "[CLS]is {query} near[SEP]the sun {document}[SEP]"
 TEXTS = [
     "HTTP server with TLS",
     "a library for reading and writing ZIP archives, with naïve café résumés",
@@ -49,6 +51,10 @@ class Sources:
     tiny: Path
     topics: Path
     rerank: Path
+    #: Like `rerank`, with a prompt.
+    prompted: Path
+    #: With a prompt that lacks a place.
+    unprompted: Path
     #: Like `rerank`; one test changes it.
     changing: Path
 
@@ -67,6 +73,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Sources:
         file_of(folder / "tiny", tiny.embed),
         file_of(folder / "topics", tiny.topics, pooling=RANK, labels=tiny.topics.labels),
         file_of(folder / "rerank", tiny.rerank, pooling=RANK),
+        file_of(folder / "prompted", tiny.rerank, pooling=RANK, keys={PROMPT_KEY: ("text", PROMPT)}),
+        file_of(folder / "unprompted", tiny.rerank, pooling=RANK, keys={PROMPT_KEY: ("text", "{document}")}),
         file_of(folder / "changing", tiny.rerank, pooling=RANK, labels=["relevant"]),
     )
 
@@ -85,6 +93,7 @@ def readers(tmp_path_factory: pytest.TempPathFactory, sources: Sources) -> Itera
         entry("first", sources.tiny, "embed", pooling="cls"),
         entry("topics", sources.topics, "classify-text"),
         entry("rerank", sources.rerank, "rerank", projects.profile(instances=2)),
+        entry("prompted", sources.prompted, "rerank"),
         entry("changing", sources.changing, "rerank", preload=False),
     ]
     with projects.start(tmp_path_factory.mktemp("readers"), models) as server:
@@ -148,6 +157,17 @@ def test_relevance_is_that_of_the_model_without_segments(readers: Server, tiny: 
         assert result["relevance_score"] == pytest.approx(expected[result["index"]], abs=GELU)
 
 
+def test_a_prompt_in_the_file_is_put_around_the_two_texts(readers: Server, tiny: Tiny) -> None:
+    documents = [*DOCUMENTS, "a [SEP] is text"]
+    results = rerank(readers, model="prompted", documents=documents).json()["results"]
+    # What stands in brackets is no word of the tokenizer's: three tokens that it does not know.
+    known = [document.replace("[SEP]", "( sep )") for document in documents]
+    expected = [unsegmented(tiny.rerank, f"is {QUERY} near", f"the sun {document}") for document in known]
+    for result in results:
+        assert result["relevance_score"] == pytest.approx(expected[result["index"]], abs=GELU)
+    assert max(expected) - min(expected) > 2 * GELU, "the comparison above would prove nothing"
+
+
 def unsegmented(model: TinyText, query: str, document: str) -> float:
     """llama.cpp gives every token the first segment."""
     pair = model.tokenizer.encode(query, document)
@@ -170,6 +190,7 @@ def test_classes_are_those_of_the_model(readers: Server, tiny: Tiny) -> None:
         ("topics", "rerank", {}, "classify-text"),
         ("tiny", "embed", {"max_tokens": 10_000}, "48"),
         ("tiny", "generate", None, "text.file"),
+        ("unprompted", "rerank", {}, "{query}"),
     ],
 )
 def test_a_file_for_another_task_is_refused_with_the_right_one(

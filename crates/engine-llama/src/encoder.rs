@@ -20,7 +20,7 @@ use crate::model::{LlamaLanguage, token_id};
 
 /// Tokens of a batch of short texts. Attention is computed for every token with every other of its
 /// batch, of whichever text: many texts at once cost more than the same texts in turn.
-const BATCH_TOKENS: usize = 512;
+const BATCH_TOKENS: usize = 256;
 
 /// Texts of a batch.
 const BATCH_TEXTS: usize = 64;
@@ -37,7 +37,7 @@ pub(crate) fn load(backend: &Backend, spec: &EncoderSpec) -> Result<LoadedEncode
     phase("weights", began);
     let began = Tick::now();
     let model = Arc::new(model);
-    let frame = frame(&model)?;
+    let frame = frame(&model, spec.head)?;
     let language = LlamaLanguage::of(Arc::clone(&model));
     phase("vocabulary", began);
     let began = Tick::now();
@@ -60,6 +60,9 @@ pub(crate) fn load(backend: &Backend, spec: &EncoderSpec) -> Result<LoadedEncode
         loaded: Loaded { signature, choice, instances, memory_bytes: model.size(), phases },
     })
 }
+
+/// The key of the prompt that a language model trained as a reranker expects (Qwen3-Reranker).
+const RERANK_PROMPT: &str = "tokenizer.chat_template.rerank";
 
 /// Architectures that llama.cpp b11434 gives no cells: `create_memory` in its llama-model.cpp. Their
 /// tokens see those behind them too, so nothing can be written with them.
@@ -147,8 +150,13 @@ fn signature(model: &LlamaModel, head: Head) -> Signature {
     Signature { inputs: vec![input("input_ids"), input("attention_mask")], outputs: vec![output] }
 }
 
-/// What the vocabulary puts around a text, learned by having it done to one.
-fn frame(model: &LlamaModel) -> Result<TokenFrame, EngineError> {
+/// What belongs around texts: by the file's prompt where two texts are compared and it has one, else
+/// what the vocabulary puts around a text, learned by having it done to one.
+fn frame(model: &LlamaModel, head: Head) -> Result<TokenFrame, EngineError> {
+    let prompt = model.meta_val_str(RERANK_PROMPT).ok().filter(|_| head == Head::Relevance);
+    if let Some(prompt) = prompt {
+        return prompted(model, &prompt);
+    }
     let vocab = model.vocab();
     let tokens = |special| vocab.tokenize(b"a", special, false).into_iter().map(token_id).collect::<Vec<_>>();
     let (plain, framed) = (tokens(false), tokens(true));
@@ -163,6 +171,36 @@ fn frame(model: &LlamaModel) -> Result<TokenFrame, EngineError> {
         before: framed.get(..start).unwrap_or_default().to_vec(),
         between: end.into_iter().chain(separator).collect(),
         after,
+        ..TokenFrame::default()
+    })
+}
+
+/// A prompt in which `{query}` and `{document}` stand for the two texts. Only its own special tokens are
+/// read as such: those that a client writes are text.
+fn prompted(model: &LlamaModel, prompt: &str) -> Result<TokenFrame, EngineError> {
+    let parts = prompt.split_once("{query}").and_then(|(before, rest)| {
+        let (between, after) = rest.split_once("{document}")?;
+        Some((before, between, after))
+    });
+    let (before, between, after) = parts.ok_or_else(|| {
+        EngineError::Load(format!(
+            "the prompt in the file's key {RERANK_PROMPT} has no {{query}} with {{document}} behind it"
+        ))
+    })?;
+    let tokens = |part: &str| {
+        let tokens = model.vocab().tokenize(part.as_bytes(), false, true);
+        if part.is_empty() { Vec::new() } else { tokens.into_iter().map(token_id).collect() }
+    };
+    let (before, first_start) = before.split_at(before.trim_end().len());
+    let (first_end, between) = between.split_at(between.len() - between.trim_start().len());
+    let (between, second_start) = between.split_at(between.trim_end().len());
+    let (second_end, after) = after.split_at(after.len() - after.trim_start().len());
+    Ok(TokenFrame {
+        before: tokens(before),
+        between: tokens(between),
+        after: tokens(after),
+        around_first: [first_start.to_owned(), first_end.to_owned()],
+        around_second: [second_start.to_owned(), second_end.to_owned()],
     })
 }
 

@@ -60,6 +60,11 @@ pub struct TokenFrame {
     pub between: Vec<TokenId>,
     /// At the end.
     pub after: Vec<TokenId>,
+    /// What the first of two texts is put between before it is split: the white space that a prompt
+    /// has around it, which may become one token with the text's own ends.
+    pub around_first: [String; 2],
+    /// The same for the second.
+    pub around_second: [String; 2],
 }
 
 /// A model that reads, on its device.

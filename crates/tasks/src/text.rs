@@ -33,6 +33,10 @@ pub(crate) struct Text {
     splitter: Splitter,
     single: Frame,
     pair: Option<Frame>,
+    /// What a query is put between before it is split.
+    around_first: [String; 2],
+    /// What a document is put between.
+    around_second: [String; 2],
     max_tokens: usize,
     truncate: bool,
     /// Ids from here on are refused.
@@ -81,7 +85,10 @@ impl Text {
         let vocabulary = config.vocab_size.map_or(known, |size| size.min(known));
         let max_tokens = max_tokens(options, folder.max_tokens()?, config.positions(), fixed)?;
         let splitter = Splitter::Tokenizer(Box::new(tokenizer));
-        Text { splitter, single, pair, max_tokens, truncate: options.truncate, vocabulary, padding }.checked()
+        let truncate = options.truncate;
+        let (around_first, around_second) = <([String; 2], [String; 2])>::default();
+        Text { splitter, single, pair, around_first, around_second, max_tokens, truncate, vocabulary, padding }
+            .checked()
     }
 
     /// Splits as the model's own file says.
@@ -92,6 +99,8 @@ impl Text {
             splitter: Splitter::Vocabulary(Arc::clone(&encoder.model)),
             single: Frame::single(&encoder.frame),
             pair: pairs.then(|| Frame::pair(&encoder.frame)),
+            around_first: encoder.frame.around_first.clone(),
+            around_second: encoder.frame.around_second.clone(),
             max_tokens: max_tokens(options, None, Some(card.context_trained), Some(encoder.tokens_max))?,
             truncate: options.truncate,
             vocabulary: known,
@@ -125,7 +134,7 @@ impl Text {
     pub(crate) fn query(&self, query: &str) -> Result<Vec<u32>, TaskError> {
         let frame = self.pair.as_ref().ok_or(TaskError::NotTokenised)?;
         let limit = self.max_tokens - frame.len();
-        let query = self.encode(&self.bounded(query)?)?;
+        let query = self.encode(&within(&self.around_first, self.bounded(query)?))?;
         match query.len() {
             tokens if tokens >= limit => Err(TaskError::QueryTooLong { tokens, limit }),
             _ => Ok(query),
@@ -135,7 +144,7 @@ impl Text {
     /// A query and a document with their special tokens. Only the document is ever cut.
     pub(crate) fn pair(&self, query: &[u32], document: &str) -> Result<Tokens, TaskError> {
         let frame = self.pair.as_ref().ok_or(TaskError::NotTokenised)?;
-        let document = self.encode(&self.bounded(document)?)?;
+        let document = self.encode(&within(&self.around_second, self.bounded(document)?))?;
         frame.around(query, self.fit(&document, frame.len() + query.len())?)
     }
 
@@ -194,6 +203,12 @@ impl Text {
             None => Ok(ids),
         }
     }
+}
+
+/// The text between the two.
+fn within<'a>(around: &[String; 2], text: Cow<'a, str>) -> Cow<'a, str> {
+    let [start, end] = around;
+    if start.is_empty() && end.is_empty() { text } else { Cow::Owned(format!("{start}{text}{end}")) }
 }
 
 fn unsegmented(tokens: &[u32]) -> Vec<(u32, u8)> {
