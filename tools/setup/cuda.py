@@ -26,7 +26,7 @@ def ensure_cuda() -> None:
         return
     if sys.platform != "linux":
         raise SetupError("CUDA is built on Linux only")
-    say(f"installing CUDA {VERSION}, about 2 GB")
+    say(f"installing CUDA {VERSION}, about 1 GB")
     shutil.rmtree(_FOLDER, ignore_errors=True)
     packages = _FOLDER.with_name(f"{VERSION}.part")
     shutil.rmtree(packages, ignore_errors=True)
