@@ -359,8 +359,10 @@ mod tests {
 
     #[test]
     fn every_row_is_in_one_batch_and_no_batch_of_several_is_too_large() {
-        let tokens = vec![0; 4 * BATCH_TOKENS];
-        for lengths in [vec![], vec![1; 200], vec![BATCH_TOKENS + 1, 1, BATCH_TOKENS, 3], vec![300, 200, 12, 1, 2000]] {
+        let tokens = vec![0; 8 * BATCH_TOKENS];
+        for lengths in
+            [vec![], vec![1; 200], vec![BATCH_TOKENS + 1, 1, BATCH_TOKENS, 3], vec![100, 100, 56, 1, 5 * BATCH_TOKENS]]
+        {
             let rows: Vec<&[i32]> = lengths.iter().map(|length| &tokens[..*length]).collect();
             let cut: Vec<&[&[i32]]> = batches(&rows).collect();
             assert_eq!(cut.concat(), rows);
