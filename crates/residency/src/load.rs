@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use halny_batching::{Lane, LaneLimits};
 use halny_engine::{Device, Engine, LanguageEngine, LoadPhase, LoadSpec, Loaded};
+use halny_registry::gguf::{GgufModel, GgufSummary};
 use halny_registry::{FileFilter, ModelFolder, OpenOptions, SourceRef, progress::Bars};
 use halny_tasks::Task;
 use halny_telemetry::{LaneLabels, Metrics};
-use halny_types::project::{CpuThreads, Model, Profile, TaskKind};
+use halny_types::project::{CpuThreads, Model, Precision, Profile, TaskKind};
 use halny_types::{ModelVersion, Tick};
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,29 @@ impl Phases {
     }
 }
 
+/// A model whose files are there and checked.
+pub(crate) struct Fetched {
+    pub(crate) config: Model,
+    pub(crate) folder: ModelFolder,
+    wanted: FileFilter,
+    called_off: CancellationToken,
+}
+
+impl Fetched {
+    /// Ends what nobody waits for any more: asked between two profiles.
+    pub(crate) fn go_on(&self) -> Result<(), LoadCause> {
+        if self.called_off.is_cancelled() { Err(LoadCause::CalledOff) } else { Ok(()) }
+    }
+
+    /// The GGUF file that holds the model, and what its header says.
+    pub(crate) fn gguf(&self) -> Result<(PathBuf, &GgufSummary, &GgufModel), LoadCause> {
+        let missing = || LoadCause::Start("it has no GGUF file that holds a model".to_owned());
+        let summary = &self.folder.gguf.as_ref().ok_or_else(missing)?.summary;
+        let weights = self.folder.weights(&self.wanted, Precision::default()).ok_or_else(missing)?;
+        Ok((weights, summary, summary.model().ok_or_else(missing)?))
+    }
+}
+
 /// A profile whose model is on its device.
 pub(crate) struct Made {
     pub(crate) loaded: Loaded,
@@ -91,25 +115,27 @@ impl Loader {
         called_off: CancellationToken,
     ) -> Result<Option<LoadedModel>, LoadCause> {
         let began = Tick::now();
-        let fetched = called_off.run_until_cancelled(self.fetch(&config)).await;
-        let (folder, wanted) = fetched.ok_or(LoadCause::CalledOff)??;
+        let files = called_off.run_until_cancelled(self.fetch(&config)).await;
+        let (folder, wanted) = files.ok_or(LoadCause::CalledOff)??;
         let fetch_took = began.until(Tick::now());
         if current == Some(folder.version) {
             return Ok(None);
         }
+        let fetched = Fetched { config, folder, wanted, called_off };
         let load = move || {
             let mut phases = Phases::default();
             phases.0.push(LoadPhase { name: "fetch", took: fetch_took, warm: false });
-            let (work, engine) = if config.task == TaskKind::Generate {
-                let writing = self.load_writing(&config, &folder, &wanted, &called_off, &mut phases)?;
+            let (work, engine) = if fetched.config.task == TaskKind::Generate {
+                let writing = self.load_writing(&fetched, &mut phases)?;
                 (Work::Writing(Arc::new(writing)), self.engines.languages.describe())
-            } else if wanted.is_gguf() {
-                let inference = self.load_encoders(&config, &folder, &wanted, &called_off, &mut phases)?;
+            } else if fetched.wanted.is_gguf() {
+                let inference = self.load_encoders(&fetched, &mut phases)?;
                 (Work::Inference(Arc::new(inference)), self.engines.languages.describe())
             } else {
-                let inference = self.load_inference(&config, &folder, &wanted, &called_off, &mut phases)?;
+                let inference = self.load_inference(&fetched, &mut phases)?;
                 (Work::Inference(Arc::new(inference)), self.engines.graphs.describe())
             };
+            let Fetched { config, folder, .. } = fetched;
             self.tell(&config, folder.version, &phases);
             let since = SystemTime::now().duration_since(UNIX_EPOCH);
             Ok(LoadedModel {
@@ -166,23 +192,15 @@ impl Loader {
     }
 
     /// Loads every profile of a fetched model and warms it up. Blocks for seconds to minutes.
-    fn load_inference(
-        &self,
-        config: &Model,
-        folder: &ModelFolder,
-        wanted: &FileFilter,
-        called_off: &CancellationToken,
-        phases: &mut Phases,
-    ) -> Result<Inference, LoadCause> {
+    fn load_inference(&self, fetched: &Fetched, phases: &mut Phases) -> Result<Inference, LoadCause> {
+        let Fetched { config, folder, .. } = fetched;
         let version = folder.version;
         let mut task: Option<Arc<Task>> = None;
         let mut signature = None;
         let mut profiles = Vec::new();
         for profile in &config.profiles {
-            if called_off.is_cancelled() {
-                return Err(LoadCause::CalledOff);
-            }
-            let graph = folder.weights(wanted, profile.precision).ok_or_else(|| LoadCause::NoWeights {
+            fetched.go_on()?;
+            let graph = folder.weights(&fetched.wanted, profile.precision).ok_or_else(|| LoadCause::NoWeights {
                 profile: profile.name.to_string(),
                 precision: profile.precision.as_str(),
             })?;

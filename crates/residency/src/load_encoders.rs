@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use halny_engine::{Device, EncoderSpec, Head};
-use halny_registry::{FileFilter, ModelFolder};
 use halny_tasks::Task;
 use halny_types::Tick;
-use halny_types::project::{Model, Precision, TaskKind};
-use tokio_util::sync::CancellationToken;
+use halny_types::project::TaskKind;
 
 use crate::Inference;
 use crate::error::LoadCause;
-use crate::load::{Loader, Made, Phases, share_cores};
+use crate::load::{Fetched, Loader, Made, Phases, share_cores};
 use crate::repacking::Widened;
 
 /// The longest text in tokens where nothing is said: memory for it is taken at once, and grows with it.
@@ -19,18 +17,9 @@ const DEFAULT_MAX_TOKENS: usize = 2_048;
 
 impl Loader {
     /// Loads every profile of a fetched model and warms it up. Blocks for seconds.
-    pub(crate) fn load_encoders(
-        &self,
-        config: &Model,
-        folder: &ModelFolder,
-        wanted: &FileFilter,
-        called_off: &CancellationToken,
-        phases: &mut Phases,
-    ) -> Result<Inference, LoadCause> {
-        let missing = || LoadCause::Start("it has no GGUF file that holds a model".to_owned());
-        let summary = &folder.gguf.as_ref().ok_or_else(missing)?.summary;
-        let labels = &summary.model().ok_or_else(missing)?.labels;
-        let weights = folder.weights(wanted, Precision::default()).ok_or_else(missing)?;
+    pub(crate) fn load_encoders(&self, fetched: &Fetched, phases: &mut Phases) -> Result<Inference, LoadCause> {
+        let Fetched { config, folder, .. } = fetched;
+        let (weights, summary, model) = fetched.gguf()?;
         let options = config.text.clone().unwrap_or_default();
         let head = match config.task {
             TaskKind::Embed => Head::Vector(options.pooling),
@@ -42,9 +31,7 @@ impl Loader {
         let mut profiles = Vec::new();
         let mut first: Option<(Arc<Task>, halny_engine::Signature)> = None;
         for profile in &config.profiles {
-            if called_off.is_cancelled() {
-                return Err(LoadCause::CalledOff);
-            }
+            fetched.go_on()?;
             let device: Device = profile.device.parse().map_err(LoadCause::Start)?;
             let (instances, threads) = share_cores(profile, device, &devices);
             let widens = self.engines.languages.widens(device);
@@ -63,7 +50,7 @@ impl Loader {
                 .map_err(|error| LoadCause::Engine { profile: profile.name.to_string(), error })?;
             phases.0.extend(encoder.loaded.phases.iter().cloned());
             let began = Tick::now();
-            let task = Arc::new(Task::of_encoder(config.task, &encoder, labels, config.text.as_ref())?);
+            let task = Arc::new(Task::of_encoder(config.task, &encoder, &model.labels, config.text.as_ref())?);
             phases.add("task", began, false);
             first.get_or_insert_with(|| (Arc::clone(&task), encoder.loaded.signature.clone()));
             let made = Made {

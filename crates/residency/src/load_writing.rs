@@ -12,14 +12,12 @@ use halny_generation::grammar::Grammars;
 use halny_generation::lane::{Lane, LaneLimits};
 use halny_generation::scheduler::Settings;
 use halny_registry::gguf::{self, GgufKind, GgufModel};
-use halny_registry::{FileFilter, ModelFolder};
 use halny_telemetry::LaneLabels;
 use halny_types::Tick;
-use halny_types::project::{self, CpuThreads, GenerateOptions, GenerateProfile, Model, Precision, Profile};
-use tokio_util::sync::CancellationToken;
+use halny_types::project::{self, CpuThreads, GenerateOptions, GenerateProfile, Model, Profile};
 
 use crate::error::LoadCause;
-use crate::load::{Loader, Phases, yield_to_the_network};
+use crate::load::{Fetched, Loader, Phases, yield_to_the_network};
 use crate::repacking::Widened;
 use crate::{Writing, WritingProfile};
 
@@ -35,27 +33,16 @@ const REMEMBERED: usize = 64;
 
 impl Loader {
     /// Loads every profile of a fetched language model and warms it up. Blocks for seconds to minutes.
-    pub(crate) fn load_writing(
-        &self,
-        config: &Model,
-        folder: &ModelFolder,
-        wanted: &FileFilter,
-        called_off: &CancellationToken,
-        phases: &mut Phases,
-    ) -> Result<Writing, LoadCause> {
+    pub(crate) fn load_writing(&self, fetched: &Fetched, phases: &mut Phases) -> Result<Writing, LoadCause> {
+        let Fetched { config, folder, .. } = fetched;
         let options = config.generate.clone().unwrap_or_default();
-        let missing = || LoadCause::Start("it has no GGUF file".to_owned());
-        let summary = &folder.gguf.as_ref().ok_or_else(missing)?.summary;
-        let base = summary.model().ok_or_else(missing)?;
-        let weights = folder.weights(wanted, Precision::default()).ok_or_else(missing)?;
+        let (weights, summary, base) = fetched.gguf()?;
         let adapters = self.adapters(&options, base)?;
         let mut widened = Widened::new(&weights, summary, &self.places.cache);
         let mut profiles = Vec::new();
         let mut model: Option<Arc<dyn LanguageModel>> = None;
         for profile in &config.profiles {
-            if called_off.is_cancelled() {
-                return Err(LoadCause::CalledOff);
-            }
+            fetched.go_on()?;
             let mut spec = spec(profile, &weights, &adapters)?;
             if self::options(profile).repack && self.engines.languages.widens(spec.device) {
                 spec.weights = widened.path(phases);
