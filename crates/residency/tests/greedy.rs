@@ -195,9 +195,10 @@ struct Rounding {
 /// with the AMX kernels, which are not used for a single row.
 const OF_8_BITS: Rounding = Rounding { close: 0.4, different_max: 30 };
 
-/// Only keys and values are rounded, to 16 bits. Seen: 1 answer of 50, and 2 of 8 that are ten times as
-/// long, with leads of up to 0.005.
-const OF_CELLS: Rounding = Rounding { close: 0.01, different_max: 3 };
+/// Only keys and values are rounded, to 16 bits. That moves logits, which span 13, by 0.006 in the median and
+/// by up to 0.024 when a prompt is read in other pieces (50 prompts in five ways); two may move apart. How
+/// a prompt is cut depends on how long steps take, so what differs does too. Seen: up to 2 answers.
+const OF_CELLS: Rounding = Rounding { close: 0.05, different_max: 5 };
 
 /// Fifty, five beginnings of ten each.
 fn prompts(model: &dyn LanguageModel) -> Vec<Vec<TokenId>> {
