@@ -95,6 +95,11 @@ impl Family {
                 "models of the kind {architecture} are not read from GGUF files; serve an ONNX graph of it"
             )));
         }
+        if model.is_recurrent() || model.is_hybrid() {
+            return Err(EngineError::Load(format!(
+                "models of the kind {architecture} keep a state instead of tokens, and give no vectors or scores"
+            )));
+        }
         let causal = model.meta_val_str(&format!("{architecture}.attention.causal"));
         Ok(Family {
             is_causal: causal.map_or(!only_reads(model), |says| says == "true"),
