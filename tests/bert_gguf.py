@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tiny_gguf import ALIGNMENT, Value, padded, text, value
+from tiny_gguf import ALIGNMENT, FILE, Value, described, padded, text, value
 
 Array = npt.NDArray[Any]
 
-_PREFIXES = {"embeddings.": "", "encoder.layer.": "blk."}
 _PARTS = {
     "word_embeddings": "token_embd",
     "position_embeddings": "position_embd",
@@ -36,7 +35,7 @@ MEAN, RANK = 1, 4
 
 @dataclass
 class Bert:
-    """What is written; `keys` go before what is made of the rest."""
+    """What is written; `keys` stand instead of what is made of the rest."""
 
     config: Mapping[str, Any]
     weights: Mapping[str, Array]
@@ -51,17 +50,14 @@ class Bert:
         folder.mkdir(parents=True, exist_ok=True)
         keys = dict(self._keys()) | self.keys
         tensors = {_renamed(name): content for name, content in self.weights.items() if self._wants(name)}
+        data = [padded(content.astype(np.float32).tobytes()) for content in tensors.values()]
         parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(keys))]
         parts += [text(name) + value(content) for name, content in keys.items()]
         place = 0
-        for name, content in tensors.items():
-            dims = content.shape[::-1]
-            parts += [text(name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, 0, place)]
-            place += len(padded(content.astype(np.float32).tobytes()))
-        with (folder / "model.gguf").open("wb") as file:
-            file.write(padded(b"".join(parts)))
-            for content in tensors.values():
-                file.write(padded(content.astype(np.float32).tobytes()))
+        for (name, content), written in zip(tensors.items(), data, strict=True):
+            parts.append(described(name, content.shape[::-1], place))
+            place += len(written)
+        (folder / FILE).write_bytes(padded(b"".join(parts)) + b"".join(data))
         return folder
 
     def _wants(self, name: str) -> bool:
@@ -112,8 +108,7 @@ def _piece(word: str) -> str:
 
 def _renamed(name: str) -> str:
     stem, _, kind = name.rpartition(".")
-    for prefix, short in _PREFIXES.items():
-        if stem.startswith(prefix):
-            layer, dot, part = stem.removeprefix(prefix).partition(".") if short else ("", "", stem.removeprefix(prefix))
-            return f"{short}{layer}{dot}{_PARTS[part]}.{kind}"
-    return f"{_PARTS[stem]}.{kind}"
+    if stem.startswith("encoder.layer."):
+        number, _, part = stem.removeprefix("encoder.layer.").partition(".")
+        return f"blk.{number}.{_PARTS[part]}.{kind}"
+    return f"{_PARTS[stem.removeprefix('embeddings.')]}.{kind}"

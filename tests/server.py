@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -28,6 +28,12 @@ def environment(**more: str) -> dict[str, str]:
     """The variables that a server gets: the library's path, and plain logs."""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("RUST_LOG", "HALNY_"))}
     return base | {"HALNY_ONNXRUNTIME": str(LIBRARY), "NO_COLOR": "1"} | more
+
+
+def serve_in_vain(project: Path) -> subprocess.CompletedProcess[str]:
+    """A server that is expected to end by itself, with what it said."""
+    command = [BINARY, "serve", "--project", project]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
 
 
 def free_ports(count: int) -> list[int]:
@@ -155,6 +161,33 @@ class Server:
         """The sum of a metric's series that have these labels; 0 where there is none."""
         text = requests.get(f"{self.admin_url}/metrics", timeout=30).text
         return sum(value for key, value in series(text) if _matches(key, name, labels))
+
+    def load(self, model: str, verb: str = "load") -> requests.Response:
+        """What the operator's port says to loading a model, or to `unload`."""
+        return requests.post(f"{self.admin_url}/v2/repository/models/{model}/{verb}", timeout=120)
+
+    def outcomes_of_changes(
+        self, model: str, file: Path, places: Iterable[int], ask: Callable[[], object]
+    ) -> dict[int, int]:
+        """How often loading `model` gave each status while single bytes of its file were other ones.
+
+        `ask` is called where it loaded. The process has to live through all of it; the file is whole again in the end.
+        """
+        whole = file.read_bytes()
+        outcomes: dict[int, int] = {}
+        for at in places:
+            for change in (0xFF, 0x01):
+                file.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
+                status = self.load(model).status_code
+                ended = f"byte {at} ^ {change:#x} ended the process"
+                assert self.alive(), f"{ended}:\n{self.log()[-2_000:]}"
+                outcomes[status] = outcomes.get(status, 0) + 1
+                if status == 200:
+                    ask()
+                    assert self.alive(), f"{ended}:\n{self.log()[-2_000:]}"
+                    self.load(model, "unload")
+        file.write_bytes(whole)
+        return outcomes
 
     def version(self, model: str) -> str:
         """The version that a model answers with."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +20,7 @@ import projects
 import wire
 from conftest import Tiny
 from refusals import assert_refused
-from server import BINARY, Server, environment, free_ports
+from server import Server, free_ports, serve_in_vain
 from tiny_models import sentences
 
 pytestmark = pytest.mark.usefixtures("lives")
@@ -125,9 +124,7 @@ def test_an_operators_port_that_others_reach_is_refused_at_start(tmp_path: Path,
     path.write_text(
         re.sub(r'admin_address = "[^"]+"', f'admin_address = "{host}:{free_ports(1)[0]}"', path.read_text())
     )
-    done = subprocess.run(
-        [BINARY, "serve", "--project", path], env=environment(), capture_output=True, text=True, timeout=60
-    )
+    done = serve_in_vain(path)
     assert done.returncode != 0
     assert "loopback" in done.stderr
 

@@ -570,7 +570,7 @@ def test_a_template_that_is_a_bomb_is_refused_and_the_model_still_completes(targ
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_template_that_cannot_be_read_is_refused_with_its_model(target: Server, case: str) -> None:
     model = f"broken{list(BROKEN).index(case)}"
-    answer = requests.post(f"{target.admin_url}/v2/repository/models/{model}/load", timeout=60)
+    answer = target.load(model)
     assert answer.status_code == 400, answer.text
     assert "chat template" in answer.json()["error"]
     assert_refused(chat(target, model=model), 404, 503)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import requests
 
 import projects
 from conftest import GEMMA
-from server import BINARY, Server, environment
+from server import Server, serve_in_vain
 from tiny_gguf import FILE, WIDTH, Gguf
 
 #: All of Gemma's header, and some of its tensors.
@@ -227,10 +226,6 @@ def complete(target: Server, model: str = "noise") -> requests.Response:
     return requests.post(f"{target.url}/v1/completions", json=body, timeout=60)
 
 
-def load(target: Server, name: str, verb: str = "load") -> requests.Response:
-    return requests.post(f"{target.admin_url}/v2/repository/models/{name}/{verb}", timeout=120)
-
-
 def state(target: Server, name: str) -> dict[str, str]:
     index = requests.post(f"{target.admin_url}/v2/repository/index", timeout=30).json()
     return next(entry for entry in index if entry["name"] == name)
@@ -240,7 +235,7 @@ def state(target: Server, name: str) -> dict[str, str]:
 def test_a_bad_file_is_refused_with_a_reason(target: Server, case: str) -> None:
     name = f"case{list(CASES).index(case)}"
     before_mib = target.resident_mib()
-    answer = load(target, name)
+    answer = target.load(name)
     assert target.alive(), f"the process ended:\n{target.log()[-2_000:]}"
     assert answer.status_code == 400, answer.text
     reason = answer.json()["error"]
@@ -260,23 +255,12 @@ def test_a_bad_file_is_refused_with_a_reason(target: Server, case: str) -> None:
 def test_a_file_changed_anywhere_never_ends_the_process(target: Server) -> None:
     """Most changes of a header are lies, some are another model; none is an end of the server."""
     path = target.project.parent / "changing" / FILE
-    whole = path.read_bytes()
     header = len(Gguf().header())
     # Most of it is the vocabulary; what describes the model stands around that.
     places = [*range(0, 700, 3), *range(700, header - 1_200, 257), *range(header - 1_200, header, 5)]
-    outcomes = {200: 0, 400: 0}
-    for at in places:
-        for change in (0xFF, 0x01):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
-            answer = load(target, "changing")
-            assert target.alive(), f"byte {at} ^ {change:#x} ended the process:\n{target.log()[-2_000:]}"
-            outcomes[answer.status_code] += 1
-            if answer.status_code == 200:
-                complete(target, "changing")
-                assert target.alive(), f"byte {at} ^ {change:#x} ended the process:\n{target.log()[-2_000:]}"
-                load(target, "changing", "unload")
-    path.write_bytes(whole)
-    assert load(target, "changing").status_code == 200
+    outcomes = target.outcomes_of_changes("changing", path, places, lambda: complete(target, "changing"))
+    assert set(outcomes) == {200, 400}
+    assert target.load("changing").status_code == 200
     assert complete(target, "changing").status_code == 200
     # That each byte was seen: a folder whose changes go unnoticed would always load.
     assert min(outcomes.values()) > len(places) // 10, outcomes
@@ -286,9 +270,7 @@ def test_a_file_changed_anywhere_never_ends_the_process(target: Server) -> None:
 def test_a_server_that_has_to_have_a_bad_file_says_so_and_ends(tmp_path: Path, case: str) -> None:
     CASES[case](tmp_path / "model")
     path = projects.write(tmp_path, [projects.model("bad", tmp_path / "model", "generate")])
-    done = subprocess.run(
-        [BINARY, "serve", "--project", path], env=environment(), capture_output=True, text=True, timeout=120
-    )
+    done = serve_in_vain(path)
     assert done.returncode not in (0, -6, -11, 134, 139), done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "bad" in last and FILE in last, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ import projects
 import pytest
 import requests
 from bert_gguf import RANK, Bert
-from conftest import BINARY, MINILM, Tiny
+from conftest import MINILM, Tiny
 from safetensors.numpy import load_file
-from server import Server, environment
-from test_gguf_files import load
+from server import Server, serve_in_vain
 from test_text_tasks import DOCUMENTS, QUERY, classify, rerank
 from tiny_bert import logits
 from tiny_gguf import FILE
@@ -65,7 +63,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Sources:
     vocabulary = json.loads((MINILM / "tokenizer.json").read_text())["model"]["vocab"]
     minilm = Bert(
         json.loads((MINILM / "config.json").read_text()),
-        {name: content for name, content in load_file(MINILM / "model.safetensors").items() if "pooler" not in name},
+        load_file(MINILM / "model.safetensors"),
         sorted(vocabulary, key=vocabulary.__getitem__),
     )
     return Sources(
@@ -199,9 +197,7 @@ def test_a_file_for_another_task_is_refused_with_the_right_one(
     folder = getattr(sources, source)
     model = projects.model("m", folder, task) if text is None else entry("m", folder, task, **text)
     path = projects.write(tmp_path, [model])
-    done = subprocess.run(
-        [BINARY, "serve", "--project", path], env=environment(), capture_output=True, text=True, timeout=120
-    )
+    done = serve_in_vain(path)
     assert done.returncode == 1, done.stderr
     assert says in done.stderr.strip().splitlines()[-1], done.stderr
 
@@ -209,19 +205,9 @@ def test_a_file_for_another_task_is_refused_with_the_right_one(
 def test_a_file_changed_anywhere_never_ends_the_process(readers: Server, sources: Sources) -> None:
     """Lies are refused when the file is loaded; what loads may answer nonsense, or say that it cannot."""
     path = sources.changing / FILE
-    whole = path.read_bytes()
-    header = whole.index(b"blk.0.ffn_up.weight")
-    outcomes: dict[int, int] = {}
-    for at in range(0, header + 400, 3):
-        for change in (0xFF, 0x01):
-            path.write_bytes(whole[:at] + bytes([whole[at] ^ change]) + whole[at + 1 :])
-            status = load(readers, "changing").status_code
-            outcomes[status] = outcomes.get(status, 0) + 1
-            if status == 200:
-                rerank(readers, model="changing")
-                load(readers, "changing", "unload")
-            assert readers.alive(), f"byte {at} ^ {change:#x} ended the process:\n{readers.log()[-2_000:]}"
-    path.write_bytes(whole)
-    assert load(readers, "changing").status_code == 200
+    header = path.read_bytes().index(b"blk.0.ffn_up.weight")
+    places = range(0, header + 400, 3)
+    outcomes = readers.outcomes_of_changes("changing", path, places, lambda: rerank(readers, model="changing"))
+    assert readers.load("changing").status_code == 200
     assert rerank(readers, model="changing").status_code == 200
     assert set(outcomes) == {200, 400} and min(outcomes.values()) > 100, outcomes

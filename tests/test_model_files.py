@@ -181,15 +181,11 @@ def embed(target: Server) -> int:
     return requests.post(f"{target.url}/v1/embeddings", json=body, timeout=30).status_code
 
 
-def load(target: Server, name: str) -> requests.Response:
-    return requests.post(f"{target.admin_url}/v2/repository/models/{name}/load", timeout=120)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_folder_is_refused_with_a_reason(target: Server, case: str) -> None:
     name = f"case{list(CASES).index(case)}"
     before_mib = target.resident_mib()
-    answer = load(target, name)
+    answer = target.load(name)
     assert answer.status_code == 400, answer.text
     assert len(answer.json()["error"]) > 20
     assert target.alive()
@@ -232,7 +228,7 @@ def test_a_bad_companion_file_is_refused_by_name(tmp_path: Path, file: str, text
     (tmp_path / "model" / file).write_text(text)
     entry = projects.model("topics", tmp_path / "model", "classify-text", preload=False)
     with projects.start(tmp_path / "project", [entry]) as server:
-        answer = load(server, "topics")
+        answer = server.load("topics")
         assert answer.status_code == 400
         assert file in answer.json()["error"]
         assert server.alive()

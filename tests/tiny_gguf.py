@@ -78,9 +78,8 @@ class Gguf:
         parts += [text(name) + value(content) for name, content in keys]
         place = 0
         for tensor, content in zip(self.tensors, data, strict=False):
-            dims = struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)
             offset = place if tensor.offset is None else tensor.offset
-            parts += [text(tensor.name), dims, struct.pack("<IQ", tensor.kind, offset)]
+            parts.append(described(tensor.name, tensor.dims, offset, tensor.kind))
             place += len(padded(content))
         return b"".join(parts)
 
@@ -162,6 +161,11 @@ def value(typed: Value) -> bytes:
         return struct.pack("<IIQ", _ARRAY, code, len(content)) + b"".join(struct.pack(form, one) for one in content)
     code, form = _TYPES[kind]
     return struct.pack("<I", code) + struct.pack(form, content)
+
+
+def described(name: str, dims: tuple[int, ...], offset: int, kind: int = _F32) -> bytes:
+    """A tensor as the header tells of it; dimensions innermost first."""
+    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
 
 
 def padded(data: bytes) -> bytes:

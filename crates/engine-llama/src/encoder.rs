@@ -8,15 +8,15 @@ use halny_engine::{
     Pooling, Port, RunReport, Signature, Tensor, TensorView, TokenFrame,
 };
 use halny_types::Tick;
-use llama_cpp_2::context::params::{LlamaContextParams, LlamaPoolingType};
+use llama_cpp_2::context::params::LlamaPoolingType;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 
 use crate::backends::Backend;
 use crate::decoder::OwnedContext;
-use crate::load::{choose, model_params};
-use crate::model::{LlamaLanguage, token_id};
+use crate::load::{choose, context_params, create, weights};
+use crate::model::{LlamaLanguage, architecture, token_id};
 
 /// Tokens of a batch of short texts. Attention is computed for every token with every other of its
 /// batch, of whichever text: many texts at once cost more than the same texts in turn.
@@ -32,17 +32,15 @@ pub(crate) fn load(backend: &Backend, spec: &EncoderSpec) -> Result<LoadedEncode
         phases.push(LoadPhase { name, took: began.until(Tick::now()), warm: false });
     };
     let began = Tick::now();
-    let model = LlamaModel::load_from_file(backend.llama(), &spec.weights, &model_params(device, None)?)
-        .map_err(|error| EngineError::Load(format!("llama.cpp cannot load the model: {error}; its log says why")))?;
+    let model = Arc::new(weights(backend, &spec.weights, device, None)?);
+    let family = Family::of(&model)?;
+    let pooling = family.pooling(&model, spec.head)?;
     phase("weights", began);
     let began = Tick::now();
-    let model = Arc::new(model);
     let frame = frame(&model, spec.head)?;
     let language = LlamaLanguage::of(Arc::clone(&model));
     phase("vocabulary", began);
     let began = Tick::now();
-    let family = Family::of(&model)?;
-    let pooling = family.pooling(&model, spec.head)?;
     let tokens_max = spec.tokens_max.min(language.card().context_trained);
     let signature = signature(&model, spec.head);
     let instance = |_| {
@@ -72,10 +70,9 @@ const READERS: &[&str] = &[
     "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1", "wavtokenizer-dec",
 ];
 
-/// Whether a model reads only.
-pub(crate) fn only_reads(model: &LlamaModel) -> bool {
-    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
-    READERS.contains(&architecture.as_str())
+/// Whether models of this architecture read only.
+pub(crate) fn only_reads(architecture: &str) -> bool {
+    READERS.contains(&architecture)
 }
 
 /// What a model's file says of how it reads.
@@ -89,7 +86,7 @@ struct Family {
 
 impl Family {
     fn of(model: &LlamaModel) -> Result<Family, EngineError> {
-        let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+        let architecture = architecture(model);
         if matches!(architecture.as_str(), "t5" | "t5encoder") {
             return Err(EngineError::Load(format!(
                 "models of the kind {architecture} are not read from GGUF files; serve an ONNX graph of it"
@@ -102,7 +99,7 @@ impl Family {
         }
         let causal = model.meta_val_str(&format!("{architecture}.attention.causal"));
         Ok(Family {
-            is_causal: causal.map_or(!only_reads(model), |says| says == "true"),
+            is_causal: causal.map_or(!only_reads(&architecture), |says| says == "true"),
             gives_probabilities: matches!(architecture.as_str(), "qwen3" | "qwen3vl"),
             architecture,
         })
@@ -216,26 +213,21 @@ fn context(
     tokens_max: usize,
     pooling: LlamaPoolingType,
 ) -> Result<OwnedContext, EngineError> {
-    let tokens = u32::try_from(tokens_max.max(BATCH_TOKENS)).unwrap_or(u32::MAX);
-    let threads = i32::try_from(threads.max(1)).unwrap_or(i32::MAX);
-    let params = LlamaContextParams::default()
+    let tokens = u32::try_from(room(tokens_max)).unwrap_or(u32::MAX);
+    let params = context_params(threads)
         .with_n_ctx(NonZeroU32::new(tokens))
         // A text has to be read at once.
         .with_n_batch(tokens)
         .with_n_ubatch(tokens)
         .with_n_seq_max(BATCH_TEXTS as u32)
-        .with_n_threads(threads)
-        .with_n_threads_batch(threads)
-        .with_kv_unified(true)
         .with_embeddings(true)
-        .with_pooling_type(pooling)
-        .with_no_perf(true);
-    let _turn = backend.creating().lock();
-    OwnedContext::try_new(Arc::clone(model), |model| model.new_context(backend.llama(), params)).map_err(|error| {
-        EngineError::Load(format!(
-            "llama.cpp cannot make room for texts of {tokens} tokens: {error}; lower `text.max_tokens`, or see its log"
-        ))
-    })
+        .with_pooling_type(pooling);
+    create(backend, model, params, &format!("texts of {tokens} tokens"), "text.max_tokens")
+}
+
+/// Tokens of the largest batch: one long text, or several short ones.
+fn room(tokens_max: usize) -> usize {
+    tokens_max.max(BATCH_TOKENS)
 }
 
 /// A context with the buffers that are reused from run to run.
@@ -249,7 +241,7 @@ struct LlamaEncoder {
 
 impl LlamaEncoder {
     fn new(context: OwnedContext, signature: Signature, tokens_max: usize, vocabulary: usize) -> LlamaEncoder {
-        let batch = LlamaBatch::new(tokens_max.max(BATCH_TOKENS), 1);
+        let batch = LlamaBatch::new(room(tokens_max), 1);
         LlamaEncoder { context, batch, signature, tokens_max, vocabulary }
     }
 

@@ -1,6 +1,7 @@
 //! From a file to a context that is ready.
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::sync::Arc;
 
 use halny_engine::{
@@ -14,7 +15,7 @@ use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use crate::backends::Backend;
 use crate::decoder::{LlamaDecoder, OwnedContext};
 use crate::encoder::only_reads;
-use crate::model::LlamaLanguage;
+use crate::model::{LlamaLanguage, architecture};
 
 /// `LLAMA_MAX_SEQ` in llama.cpp's sources.
 const SEQUENCES_MAX: usize = 256;
@@ -30,12 +31,8 @@ pub(crate) fn load(backend: &Backend, spec: &LanguageSpec) -> Result<LoadedLangu
         phases.push(LoadPhase { name, took: began.until(Tick::now()), warm: false });
     };
     let began = Tick::now();
-    let mut model =
-        LlamaModel::load_from_file(backend.llama(), &spec.weights, &model_params(device, spec.device_layers)?)
-            .map_err(|error| {
-                EngineError::Load(format!("llama.cpp cannot load the model: {error}; its log says why"))
-            })?;
-    if only_reads(&model) {
+    let mut model = weights(backend, &spec.weights, device, spec.device_layers)?;
+    if only_reads(&architecture(&model)) {
         return Err(EngineError::Load(
             "the file's model reads and cannot write; serve it as task \"embed\", \"rerank\" or \"classify-text\", \
              with its name as `text.file`"
@@ -96,7 +93,18 @@ pub(crate) fn choose(backend: &Backend, wanted: Device) -> Result<(Choice, Optio
     }
 }
 
-pub(crate) fn model_params(device: Option<usize>, layers: Option<u32>) -> Result<LlamaModelParams, EngineError> {
+/// Maps the file. `layers` of it go to the device, all where it does not say.
+pub(crate) fn weights(
+    backend: &Backend,
+    file: &Path,
+    device: Option<usize>,
+    layers: Option<u32>,
+) -> Result<LlamaModel, EngineError> {
+    LlamaModel::load_from_file(backend.llama(), file, &model_params(device, layers)?)
+        .map_err(|error| EngineError::Load(format!("llama.cpp cannot load the model: {error}; its log says why")))
+}
+
+fn model_params(device: Option<usize>, layers: Option<u32>) -> Result<LlamaModelParams, EngineError> {
     let params = LlamaModelParams::default().with_use_mmap(true);
     let Some(index) = device else { return Ok(params.with_n_gpu_layers(0)) };
     let layers = layers.unwrap_or(i32::MAX as u32).min(i32::MAX as u32);
@@ -122,25 +130,20 @@ fn context(
     spec: &LanguageSpec,
 ) -> Result<(OwnedContext, usize), EngineError> {
     let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let threads = i32::try_from(spec.threads.max(1)).unwrap_or(i32::MAX);
     let format = match spec.cell_format {
         CellFormat::F16 => KvCacheType::F16,
         CellFormat::Q8 => KvCacheType::Q8_0,
         CellFormat::Q4 => KvCacheType::Q4_0,
     };
-    let mut params = LlamaContextParams::default()
+    let mut params = context_params(spec.threads)
         .with_n_ctx(NonZeroU32::new(number(spec.cells)))
         .with_n_batch(number(spec.step_tokens))
         .with_n_ubatch(number(spec.step_tokens.min(BATCH_TOKENS_MAX)))
         .with_n_seq_max(number(spec.sequences.min(SEQUENCES_MAX)))
-        .with_n_threads(threads)
-        .with_n_threads_batch(threads)
         .with_type_k(format)
         .with_type_v(format)
-        .with_kv_unified(true)
         .with_swa_full(true)
-        .with_offload_kqv(true)
-        .with_no_perf(true);
+        .with_offload_kqv(true);
     if let Some(on) = spec.flash_attention {
         params = params.with_flash_attention_policy(if on {
             llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_ENABLED
@@ -148,21 +151,40 @@ fn context(
             llama_cpp_sys_2::LLAMA_FLASH_ATTN_TYPE_DISABLED
         });
     }
-    let _turn = backend.creating().lock();
-    let made = OwnedContext::try_new(Arc::clone(model), |model| model.new_context(backend.llama(), params));
-    let made = made.map_err(|error| {
-        EngineError::Load(format!(
-            "llama.cpp cannot make room for {} cells: {error}; lower `cells`, or see its log",
-            spec.cells
-        ))
-    })?;
+    let made = create(backend, model, params, &format!("{} cells", spec.cells), "cells")?;
     let cells = made.with_dependent(|_, context| context.n_ctx() as usize);
     Ok((made, cells))
 }
 
+/// What is asked of every context: its threads, and one cache for all sequences.
+pub(crate) fn context_params(threads: usize) -> LlamaContextParams {
+    let threads = i32::try_from(threads.max(1)).unwrap_or(i32::MAX);
+    LlamaContextParams::default()
+        .with_n_threads(threads)
+        .with_n_threads_batch(threads)
+        .with_kv_unified(true)
+        .with_no_perf(true)
+}
+
+/// Makes a context, which needs room for something that a `setting` makes less of.
+pub(crate) fn create(
+    backend: &Backend,
+    model: &Arc<LlamaModel>,
+    params: LlamaContextParams,
+    room_for: &str,
+    setting: &str,
+) -> Result<OwnedContext, EngineError> {
+    let _turn = backend.creating().lock();
+    OwnedContext::try_new(Arc::clone(model), |model| model.new_context(backend.llama(), params)).map_err(|error| {
+        EngineError::Load(format!(
+            "llama.cpp cannot make room for {room_for}: {error}; lower `{setting}`, or see its log"
+        ))
+    })
+}
+
 /// Bytes of one cell: keys and values of every layer.
 fn cell_bytes(model: &LlamaModel, format: CellFormat) -> u64 {
-    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    let architecture = architecture(model);
     let length = |key: &str| {
         let read = model.meta_val_str(&format!("{architecture}.attention.{key}")).ok();
         let heads = u64::from(model.n_head()).max(1);

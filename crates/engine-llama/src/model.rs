@@ -52,7 +52,7 @@ impl LlamaLanguage {
             Some((id, name))
         };
         let card = LanguageCard {
-            architecture: model.meta_val_str("general.architecture").unwrap_or_default(),
+            architecture: architecture(&model),
             quantisation: file_type(&model),
             parameters: model.n_params(),
             context_trained: usize::try_from(model.n_ctx_train()).unwrap_or(usize::MAX),
@@ -112,6 +112,11 @@ impl LlamaLanguage {
 fn longest(ends: &[u32]) -> usize {
     let starts = std::iter::once(&0).chain(ends);
     starts.zip(ends).map(|(start, end)| (end - start) as usize).max().unwrap_or(0)
+}
+
+/// The kind of model, as the file names it.
+pub(crate) fn architecture(model: &LlamaModel) -> String {
+    model.meta_val_str("general.architecture").unwrap_or_default()
 }
 
 pub(crate) fn token_id(token: LlamaToken) -> TokenId {

@@ -85,6 +85,17 @@ impl Fetched {
         if self.called_off.is_cancelled() { Err(LoadCause::CalledOff) } else { Ok(()) }
     }
 
+    /// The model with its profiles; `task` is the first one's.
+    pub(crate) fn inference(
+        &self,
+        task: Option<Arc<Task>>,
+        profiles: Vec<LoadedProfile>,
+    ) -> Result<Inference, LoadCause> {
+        let task = task.ok_or_else(|| LoadCause::Start("it has no profile".to_owned()))?;
+        let signature = task.signature().clone();
+        Ok(Inference { name: self.config.name.clone(), version: self.folder.version, task, signature, profiles })
+    }
+
     /// The GGUF file that holds the model, and what its header says.
     pub(crate) fn gguf(&self) -> Result<(PathBuf, &GgufSummary, &GgufModel), LoadCause> {
         let missing = || LoadCause::Start("it has no GGUF file that holds a model".to_owned());
@@ -196,7 +207,6 @@ impl Loader {
         let Fetched { config, folder, .. } = fetched;
         let version = folder.version;
         let mut task: Option<Arc<Task>> = None;
-        let mut signature = None;
         let mut profiles = Vec::new();
         for profile in &config.profiles {
             fetched.go_on()?;
@@ -213,11 +223,10 @@ impl Loader {
             let began = Tick::now();
             let opened = match &task {
                 // Profiles of one model share the tokenizer where their graphs have the same ports.
-                Some(task) if signature.as_ref() == Some(&loaded.signature) => Arc::clone(task),
+                Some(task) if *task.signature() == loaded.signature => Arc::clone(task),
                 _ => Arc::new(Task::open(config.task, &folder.root, &loaded.signature, config.text.as_ref())?),
             };
             phases.add("task", began, false);
-            signature.get_or_insert_with(|| loaded.signature.clone());
             task.get_or_insert_with(|| Arc::clone(&opened));
             let made = Made {
                 loaded,
@@ -227,15 +236,12 @@ impl Loader {
             };
             profiles.push(self.start_lane(config, profile, version, made, phases)?);
         }
-        let (Some(task), Some(signature)) = (task, signature) else {
-            return Err(LoadCause::Start("it has no profile".to_owned()));
-        };
-        Ok(Inference { name: config.name.clone(), version, task, signature, profiles })
+        fetched.inference(task, profiles)
     }
 
     fn spec(&self, profile: &Profile, graph: PathBuf, version: ModelVersion) -> Result<LoadSpec, LoadCause> {
         let device: Device = profile.device.parse().map_err(LoadCause::Start)?;
-        let (instances, threads) = share_cores(profile, device, &self.engines.graphs.devices());
+        let (instances, threads) = share_cores(profile, likely(device, &self.engines.graphs.devices()));
         let file = graph.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         Ok(LoadSpec {
             graph,
@@ -265,7 +271,7 @@ impl Loader {
         let mut seen = Vec::new();
         let on_cpu = loaded.choice.device == Device::Cpu;
         let device = loaded.choice.device;
-        let (_, threads) = share_cores(profile, device, &[]);
+        let (_, threads) = share_cores(profile, device);
         let memory = WarmUps::of(&self.places.cache, &format!("{version}/{precision}/{device}/{threads}/{engine}"));
         let remembered = if on_cpu { memory.recall() } else { Vec::new() };
         let budget = match (on_cpu, remembered.is_empty()) {
@@ -328,10 +334,14 @@ fn limits(profile: &Profile) -> LaneLimits {
     }
 }
 
+/// The device that a profile most likely runs on, before anything is loaded.
+pub(crate) fn likely(device: Device, available: &[Device]) -> Device {
+    if device == Device::Auto { available.first().copied().unwrap_or(Device::Cpu) } else { device }
+}
+
 /// Instances and threads of each. On processors the cores are shared out: one instance of one
 /// thread a core does more than one instance of all cores, which waits at every operator's end.
-pub(crate) fn share_cores(profile: &Profile, device: Device, available: &[Device]) -> (usize, usize) {
-    let device = if device == Device::Auto { available.first().copied().unwrap_or(Device::Cpu) } else { device };
+pub(crate) fn share_cores(profile: &Profile, device: Device) -> (usize, usize) {
     let cores = CpuThreads::Auto.resolve();
     if device != Device::Cpu {
         let count = |threads| if let CpuThreads::Count(count) = threads { count } else { 1 };

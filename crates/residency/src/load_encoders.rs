@@ -9,7 +9,7 @@ use halny_types::project::TaskKind;
 
 use crate::Inference;
 use crate::error::LoadCause;
-use crate::load::{Fetched, Loader, Made, Phases, share_cores};
+use crate::load::{Fetched, Loader, Made, Phases, likely, share_cores};
 use crate::repacking::Widened;
 
 /// The longest text in tokens where nothing is said: memory for it is taken at once, and grows with it.
@@ -29,11 +29,11 @@ impl Loader {
         let devices = self.engines.languages.devices();
         let mut widened = Widened::new(&weights, summary, &self.places.cache);
         let mut profiles = Vec::new();
-        let mut first: Option<(Arc<Task>, halny_engine::Signature)> = None;
+        let mut first: Option<Arc<Task>> = None;
         for profile in &config.profiles {
             fetched.go_on()?;
             let device: Device = profile.device.parse().map_err(LoadCause::Start)?;
-            let (instances, threads) = share_cores(profile, device, &devices);
+            let (instances, threads) = share_cores(profile, likely(device, &devices));
             let widens = self.engines.languages.widens(device);
             let spec = EncoderSpec {
                 weights: if widens { widened.path(phases) } else { weights.clone() },
@@ -50,9 +50,9 @@ impl Loader {
                 .map_err(|error| LoadCause::Engine { profile: profile.name.to_string(), error })?;
             phases.0.extend(encoder.loaded.phases.iter().cloned());
             let began = Tick::now();
-            let task = Arc::new(Task::of_encoder(config.task, &encoder, &model.labels, config.text.as_ref())?);
+            let task = Arc::new(Task::of_encoder(config.task, &encoder, &model.labels, &options)?);
             phases.add("task", began, false);
-            first.get_or_insert_with(|| (Arc::clone(&task), encoder.loaded.signature.clone()));
+            first.get_or_insert_with(|| Arc::clone(&task));
             let made = Made {
                 loaded: encoder.loaded,
                 task,
@@ -61,7 +61,6 @@ impl Loader {
             };
             profiles.push(self.start_lane(config, profile, folder.version, made, phases)?);
         }
-        let (task, signature) = first.ok_or_else(|| LoadCause::Start("it has no profile".to_owned()))?;
-        Ok(Inference { name: config.name.clone(), version: folder.version, task, signature, profiles })
+        fetched.inference(first, profiles)
     }
 }

@@ -78,25 +78,25 @@ impl Task {
     /// where it names none.
     ///
     /// # Errors
-    /// [`TaskError::Options`] where `text` asks for what the model cannot, [`TaskError::Graph`] where labels
+    /// [`TaskError::Options`] where `options` ask for what the model cannot, [`TaskError::Graph`] where labels
     /// and scores differ in number: texts for the operator.
     pub fn of_encoder(
         kind: TaskKind,
         encoder: &LoadedEncoder,
         labels: &[String],
-        text: Option<&TextOptions>,
+        options: &TextOptions,
     ) -> Result<Task, TaskError> {
-        let options = text.cloned().unwrap_or_default();
         let signature = &encoder.loaded.signature;
         let own = Own {
             labels: (!labels.is_empty()).then(|| labels.to_vec()),
             scores: encoder.probabilities.then_some(ScoreForm::Probabilities),
             ..Own::default()
         };
-        let text = Text::of(encoder, &options, kind == TaskKind::Rerank)?;
+        let ports = TextPorts::of(signature)?;
+        let text = Text::of(encoder, options, kind == TaskKind::Rerank)?;
         // The engine has pooled already.
         let vectors = || VectorPort::of(signature, None, || Ok(None));
-        Task::of_text(kind, signature, &options, text, (&Config::default(), &own), vectors)
+        Task::of_text(kind, signature, options, (ports, text), (&Config::default(), &own), vectors)
     }
 
     fn open_text(
@@ -106,21 +106,20 @@ impl Task {
         options: &TextOptions,
     ) -> Result<Task, TaskError> {
         let (config, own) = (folder.config()?, folder.own()?);
-        let fixed = TextPorts::of(signature)?.fixed_length;
-        let text = Text::open(folder, &config, options, fixed, kind == TaskKind::Rerank)?;
+        let ports = TextPorts::of(signature)?;
+        let text = Text::open(folder, &config, options, ports.fixed_length, kind == TaskKind::Rerank)?;
         let vectors = || VectorPort::of(signature, options.pooling, || folder.pooling());
-        Task::of_text(kind, signature, options, text, (&config, &own), vectors)
+        Task::of_text(kind, signature, options, (ports, text), (&config, &own), vectors)
     }
 
     fn of_text(
         kind: TaskKind,
         signature: &Signature,
         options: &TextOptions,
-        text: Text,
+        (ports, text): (TextPorts, Text),
         (config, own): (&Config, &Own),
         vectors: impl FnOnce() -> Result<VectorPort, TaskError>,
     ) -> Result<Task, TaskError> {
-        let ports = TextPorts::of(signature)?;
         let mut labels = Vec::new();
         let mut dimensions = None;
         let output = match kind {
@@ -174,6 +173,12 @@ impl Task {
     #[must_use]
     pub fn kind(&self) -> TaskKind {
         self.kind
+    }
+
+    /// The inputs and outputs that it was made for.
+    #[must_use]
+    pub fn signature(&self) -> &Signature {
+        &self.signature
     }
 
     /// The labels of a classifier, in the order of its scores; none for other tasks. From

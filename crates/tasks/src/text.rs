@@ -1,9 +1,9 @@
 //! From texts to tokens.
 //!
 //! The tokenizer of the model's `tokenizer.json`, or the vocabulary of its GGUF file, splits the text;
-//! the special tokens around it are put on here. So cutting a text that is too long is cutting a slice, special tokens are never
-//! lost to it, and the tokenizer's own padding and truncation (which files often leave switched
-//! on, at 128 tokens) have no say.
+//! the special tokens around it are put on here. So cutting a text that is too long is cutting a slice,
+//! special tokens are never lost to it, and the tokenizer's own padding and truncation (which files
+//! often leave switched on, at 128 tokens) have no say.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -33,10 +33,6 @@ pub(crate) struct Text {
     splitter: Splitter,
     single: Frame,
     pair: Option<Frame>,
-    /// What a query is put between before it is split.
-    around_first: [String; 2],
-    /// What a document is put between.
-    around_second: [String; 2],
     max_tokens: usize,
     truncate: bool,
     /// Ids from here on are refused.
@@ -51,9 +47,12 @@ enum Splitter {
     Vocabulary(Arc<dyn LanguageModel>),
 }
 
-/// The special tokens around one or two texts, each with its segment.
+/// The special tokens around one or two texts, each with its segment; and what the texts of a pair are
+/// put between before they are split.
 #[derive(Debug, Default, PartialEq)]
 struct Frame {
+    around_first: [String; 2],
+    around_second: [String; 2],
     before: Vec<(u32, u8)>,
     first: u8,
     between: Vec<(u32, u8)>,
@@ -85,25 +84,19 @@ impl Text {
         let vocabulary = config.vocab_size.map_or(known, |size| size.min(known));
         let max_tokens = max_tokens(options, folder.max_tokens()?, config.positions(), fixed)?;
         let splitter = Splitter::Tokenizer(Box::new(tokenizer));
-        let truncate = options.truncate;
-        let (around_first, around_second) = <([String; 2], [String; 2])>::default();
-        Text { splitter, single, pair, around_first, around_second, max_tokens, truncate, vocabulary, padding }
-            .checked()
+        Text { splitter, single, pair, max_tokens, truncate: options.truncate, vocabulary, padding }.checked()
     }
 
     /// Splits as the model's own file says.
     pub(crate) fn of(encoder: &LoadedEncoder, options: &TextOptions, pairs: bool) -> Result<Text, TaskError> {
         let card = encoder.model.card();
-        let known = u32::try_from(card.vocabulary).unwrap_or(u32::MAX);
         Text {
             splitter: Splitter::Vocabulary(Arc::clone(&encoder.model)),
             single: Frame::single(&encoder.frame),
             pair: pairs.then(|| Frame::pair(&encoder.frame)),
-            around_first: encoder.frame.around_first.clone(),
-            around_second: encoder.frame.around_second.clone(),
             max_tokens: max_tokens(options, None, Some(card.context_trained), Some(encoder.tokens_max))?,
             truncate: options.truncate,
-            vocabulary: known,
+            vocabulary: u32::try_from(card.vocabulary).unwrap_or(u32::MAX),
             padding: 0,
         }
         .checked()
@@ -126,26 +119,25 @@ impl Text {
 
     /// One text with its special tokens.
     pub(crate) fn single(&self, text: &str) -> Result<Tokens, TaskError> {
-        let tokens = self.encode(&self.bounded(text)?)?;
-        self.single.around(self.fit(&tokens, self.single.len())?, &[])
+        self.split(&self.bounded(text)?, |ids| self.single.around(self.fit(ids, self.single.len())?, &[]))
     }
 
     /// The tokens of a query, which leave room for some of a document.
     pub(crate) fn query(&self, query: &str) -> Result<Vec<u32>, TaskError> {
         let frame = self.pair.as_ref().ok_or(TaskError::NotTokenised)?;
         let limit = self.max_tokens - frame.len();
-        let query = self.encode(&within(&self.around_first, self.bounded(query)?))?;
-        match query.len() {
+        self.split(&within(&frame.around_first, self.bounded(query)?), |ids| match ids.len() {
             tokens if tokens >= limit => Err(TaskError::QueryTooLong { tokens, limit }),
-            _ => Ok(query),
-        }
+            _ => Ok(ids.to_vec()),
+        })
     }
 
     /// A query and a document with their special tokens. Only the document is ever cut.
     pub(crate) fn pair(&self, query: &[u32], document: &str) -> Result<Tokens, TaskError> {
         let frame = self.pair.as_ref().ok_or(TaskError::NotTokenised)?;
-        let document = self.encode(&within(&self.around_second, self.bounded(document)?))?;
-        frame.around(query, self.fit(&document, frame.len() + query.len())?)
+        self.split(&within(&frame.around_second, self.bounded(document)?), |ids| {
+            frame.around(query, self.fit(ids, frame.len() + query.len())?)
+        })
     }
 
     /// Tokens that the caller made. Special tokens are put on unless they are there already.
@@ -172,13 +164,14 @@ impl Text {
         frame.around(query, document).unwrap_or_default()
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>, TaskError> {
+    /// What `then` makes of the text's tokens, which are lent to it where the splitter keeps them.
+    fn split<T>(&self, text: &str, then: impl FnOnce(&[u32]) -> Result<T, TaskError>) -> Result<T, TaskError> {
         match &self.splitter {
             Splitter::Tokenizer(tokenizer) => {
                 let encoding = tokenizer.encode_fast(text, false).map_err(|_| TaskError::NotTokenised)?;
-                Ok(encoding.get_ids().to_vec())
+                then(encoding.get_ids())
             }
-            Splitter::Vocabulary(model) => Ok(model.tokenise(text, Specials::AsText, false)),
+            Splitter::Vocabulary(model) => then(&model.tokenise(text, Specials::AsText, false)),
         }
     }
 
@@ -243,7 +236,12 @@ impl Frame {
 
     /// Around and between two.
     fn pair(frame: &TokenFrame) -> Frame {
-        Frame { between: unsegmented(&frame.between), ..Frame::single(frame) }
+        Frame {
+            around_first: frame.around_first.clone(),
+            around_second: frame.around_second.clone(),
+            between: unsegmented(&frame.between),
+            ..Frame::single(frame)
+        }
     }
 
     /// Learns the special tokens by letting the tokenizer put them around stand-ins.

@@ -22,7 +22,7 @@ const MAX_KEPT_NUMBERS_BYTES: u64 = 64 << 10;
 /// The prefix of the arrays that are as long as the vocabulary.
 const TOKENIZER: &str = "tokenizer.ggml.";
 /// The suffix of the array that names what a classifier's scores mean.
-const LABELS: &str = ".classifier.output_labels";
+pub(super) const LABELS: &str = ".classifier.output_labels";
 
 /// The types that a number can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
