@@ -141,7 +141,7 @@ def check_metrics(checks: Checks, admin: Client) -> None:
 
 def check_page(checks: Checks, client: Client) -> None:
     """The page is served whole, under a policy."""
-    answer = client.get("/")
+    answer = client.get("/", accept="text/html")
     parts = (b"similarity-value", b"image-file", b"generate-prompt")
     met = answer.status == 200 and all(part in answer.body for part in parts)
     checks.that(met, f"the page is served, {len(answer.body)} bytes", answer.status)

@@ -46,9 +46,10 @@ class Client:
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def get(self, path: str) -> Answer:
-        """GET; an error status is an answer too."""
-        return self._send(urllib.request.Request(self.url + path))
+    def get(self, path: str, **headers: str) -> Answer:
+        """GET; an error status is an answer too. Header names are written with `_` for `-`."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self._send(urllib.request.Request(self.url + path, headers=named))
 
     def post(self, path: str, body: bytes, kind: str = "application/json", **headers: str) -> Answer:
         """POST; header names are written with `_` for `-`."""

@@ -266,7 +266,7 @@ def contrast(page: Page, place: str) -> float:
 
 
 def test_the_policy_lets_no_foreign_script_in(server: Server) -> None:
-    answer = requests.get(server.url, timeout=30)
+    answer = requests.get(server.url, headers={"accept": "text/html"}, timeout=30)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy

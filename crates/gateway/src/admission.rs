@@ -193,6 +193,8 @@ pub fn shape_of(path: &str) -> Shape {
         Shape::Rerank
     } else if path.starts_with("/v2") || path.starts_with("/inference.") {
         Shape::Oip
+    } else if path.starts_with("/collections") || path.starts_with("/aliases") {
+        Shape::Qdrant
     } else {
         Shape::OpenAi
     }
@@ -200,5 +202,5 @@ pub fn shape_of(path: &str) -> Shape {
 
 /// A route's label: one of the patterns the router knows, so that clients cannot invent series.
 fn route_label(path: &str) -> &'static str {
-    crate::routes::LABELS.iter().find(|label| **label == path).copied().unwrap_or("other")
+    crate::routes::LABELS.iter().chain(&crate::qdrant::LABELS).find(|label| **label == path).copied().unwrap_or("other")
 }

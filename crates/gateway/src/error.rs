@@ -28,6 +28,8 @@ pub enum Shape {
     Rerank,
     /// `{"error": "..."}` as the Open Inference Protocol v2.
     Oip,
+    /// `{"status": {"error": "..."}, "time": 0.0}` as Qdrant.
+    Qdrant,
 }
 
 impl ApiError {
@@ -94,6 +96,7 @@ impl ApiError {
             Shape::OpenAi => self.openai_body(),
             Shape::Rerank => json!({ "message": self.message, "detail": self.message }),
             Shape::Oip => json!({ "error": self.message }),
+            Shape::Qdrant => json!({ "status": { "error": self.message }, "time": 0.0 }),
         };
         self.with_headers((self.status, axum::Json::<Value>(body)).into_response())
     }
@@ -111,7 +114,9 @@ impl ApiError {
     /// The type that OpenAI's clients sort errors by.
     fn openai_type(&self) -> &'static str {
         match self.fault {
-            Fault::Caller | Fault::Missing | Fault::TooLarge | Fault::Unsupported => "invalid_request_error",
+            Fault::Caller | Fault::Missing | Fault::Conflict | Fault::TooLarge | Fault::Unsupported => {
+                "invalid_request_error"
+            }
             Fault::Throttled => "rate_limit_error",
             Fault::Overload | Fault::Late | Fault::Ours => "server_error",
         }
@@ -142,6 +147,7 @@ impl ApiError {
         let code = match self.fault {
             Fault::Caller => tonic::Code::InvalidArgument,
             Fault::Missing => tonic::Code::NotFound,
+            Fault::Conflict => tonic::Code::AlreadyExists,
             Fault::TooLarge | Fault::Throttled => tonic::Code::ResourceExhausted,
             Fault::Overload => tonic::Code::Unavailable,
             Fault::Late => tonic::Code::DeadlineExceeded,

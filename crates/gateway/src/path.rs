@@ -18,7 +18,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Named<T
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Named<T>, Response> {
         let named: Result<Path<T>, PathRejection> = Path::from_request_parts(parts, state).await;
         named.map(|Path(named)| Named(named)).map_err(|_| {
-            let text = "a name in the path is not UTF-8 behind its percent signs; write it as GET /v1/models lists it";
+            let text = "a name in the path is not UTF-8 behind its percent signs; write it as it was given";
             ApiError::invalid(text).respond(shape_of(parts.uri.path()))
         })
     }

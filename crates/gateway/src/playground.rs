@@ -9,8 +9,12 @@ use std::sync::LazyLock;
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::header;
+use http::{HeaderMap, HeaderValue, header};
+use serde_json::json;
 use sha2::{Digest, Sha256};
+
+/// The release of Qdrant whose REST API is spoken; its clients warn of one that is far from theirs.
+const QDRANT_VERSION: &str = "1.20.0";
 
 const STYLE: &str = include_str!("playground/page.css");
 const SCRIPT: &str = include_str!("playground/page.js");
@@ -34,8 +38,18 @@ fn digest(text: &str) -> String {
     STANDARD.encode(Sha256::digest(text))
 }
 
-/// The page, with headers that keep other sites' scripts and frames out of it.
-pub async fn page() -> Response {
+/// `GET /`: the page for a browser, with headers that keep other sites' scripts and frames out of it;
+/// for anyone else what this is, in the form in which Qdrant's clients ask for it.
+pub async fn page(request: HeaderMap) -> Response {
+    let browser = |accept: &HeaderValue| accept.to_str().is_ok_and(|accept| accept.contains("text/html"));
+    if !request.get(header::ACCEPT).is_some_and(browser) {
+        let version = json!({
+            "title": "halny, with the REST API of the vector search engine qdrant",
+            "version": QDRANT_VERSION,
+            "halny_version": env!("CARGO_PKG_VERSION"),
+        });
+        return axum::Json(version).into_response();
+    }
     let headers = [
         (header::CONTENT_SECURITY_POLICY, POLICY.as_str()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

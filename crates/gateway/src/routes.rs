@@ -9,7 +9,7 @@ use halny_types::Fault;
 use http::{StatusCode, Uri};
 
 use crate::admission::{Door, admit, shape_of};
-use crate::{ApiError, Shared, classify, health, oip, openai, playground, rerank};
+use crate::{ApiError, Shared, classify, health, oip, openai, playground, qdrant, rerank};
 
 /// The patterns that metrics know routes by.
 pub(crate) const LABELS: [&str; 40] = [
@@ -73,7 +73,11 @@ pub fn data_router(shared: &Shared) -> Router {
     if shared.limits.now().metrics_on_data_port {
         router = router.route("/metrics", get(health::metrics));
     }
-    let router = router.merge(oip::http_routes()).with_state(shared.clone()).merge(oip::grpc_routes(shared));
+    let router = router
+        .merge(oip::http_routes())
+        .merge(qdrant::routes())
+        .with_state(shared.clone())
+        .merge(oip::grpc_routes(shared));
     behind_door(router, shared)
 }
 

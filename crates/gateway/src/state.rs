@@ -12,6 +12,7 @@ use halny_residency::{LoadedModel, Residency};
 use halny_telemetry::Metrics;
 use halny_types::project::Server;
 use halny_types::{RequestContext, TenantId, Tick};
+use halny_vectors::embedded::Store;
 
 use crate::ApiError;
 
@@ -89,6 +90,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// The limits of this server, as of now.
     pub limits: LiveLimits,
+    /// The collections of vectors; nothing where none are kept.
+    pub vectors: Option<Arc<Store>>,
     /// Told when the operator asks for the project file to be read again.
     pub reload: Arc<Notify>,
 }

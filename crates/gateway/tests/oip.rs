@@ -64,6 +64,7 @@ async fn rig(engine: FakeEngine, task: &str, more: &str) -> Rig {
         pool: CpuPool::new(NonZeroUsize::new(2).unwrap(), 64).unwrap(),
         metrics,
         limits: LiveLimits::new(limits),
+        vectors: None,
         reload: Arc::default(),
     };
     Rig { clients: data_router(&shared), operator: admin_router(&shared), shared, folder }

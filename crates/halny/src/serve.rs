@@ -15,6 +15,7 @@ use halny_residency::{Applied, Engines, Places, Residency};
 use halny_telemetry::{LogFormat, Metrics};
 use halny_types::Tick;
 use halny_types::project::{Checked, CpuThreads, Project, diff};
+use halny_vectors::embedded::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -108,6 +109,10 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
         if tokio::time::timeout(patience, running.shared.residency.drain()).await.is_err() {
             tracing::warn!("a model did not finish in time and is broken off");
         }
+        if let Some(vectors) = running.shared.vectors.clone() {
+            // What was accepted is on disk already; this ends the threads in order.
+            let _ = tokio::task::spawn_blocking(move || vectors.close()).await;
+        }
     };
     tokio::select! {
         () = finish => tracing::info!("stopped"),
@@ -123,12 +128,16 @@ fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyh
     let metrics = Metrics::new();
     let engines = Engines { graphs: Arc::new(engine), languages: Arc::new(LlamaEngine) };
     let places = Places { project: file.folder.clone(), cache: cache.to_path_buf() };
+    let folder = file.folder.join(&project.vectors.folder);
+    let vectors = Store::open(&folder, threads.get())
+        .with_context(|| format!("the collections in {} cannot be opened", folder.display()))?;
     Ok(Shared {
         residency: Residency::new(engines, places, metrics.clone()),
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
             .context("the CPU pool could not be started")?,
         metrics,
         limits: LiveLimits::new(Limits::from(&project.server)),
+        vectors: Some(Arc::new(vectors)),
         reload: Arc::new(Notify::new()),
     })
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use halny_engine::{Dim, LoadedEncoder, Signature, Tensor, TensorView};
-use halny_types::project::{TaskKind, TextOptions};
+use halny_types::project::{Pooling, TaskKind, TextOptions};
 
 use crate::collate::{Activation, InputPlan, OutputPlan, Plan};
 use crate::files::{Config, Folder, Own, ScoreForm};
@@ -192,6 +192,20 @@ impl Task {
     #[must_use]
     pub fn dimensions(&self) -> Option<usize> {
         self.dimensions
+    }
+
+    /// How an embedder makes one vector of those of a text's tokens, as the project file calls it, with
+    /// `unit` behind where vectors are brought to length 1; `own` where the model does so itself.
+    #[must_use]
+    pub fn pooling(&self) -> String {
+        let OutputPlan::Vector { port, normalise } = &self.plan.output else { return "none".to_owned() };
+        let pooled = match port.pooling {
+            None => "own",
+            Some(Pooling::Mean) => "mean",
+            Some(Pooling::Cls) => "cls",
+            Some(Pooling::Last) => "last",
+        };
+        if *normalise { format!("{pooled}-unit") } else { pooled.to_owned() }
     }
 
     /// The longest text in tokens, special ones counted; for reranking, of query and document

@@ -9,6 +9,8 @@ pub enum Fault {
     Caller,
     /// The caller named something that is not here (HTTP 404).
     Missing,
+    /// What the caller wants to make is there already (HTTP 409).
+    Conflict,
     /// The request is larger than a limit allows (HTTP 413).
     TooLarge,
     /// The caller sends faster than it may (HTTP 429).
@@ -30,6 +32,7 @@ impl Fault {
         match self {
             Fault::Caller => 400,
             Fault::Missing => 404,
+            Fault::Conflict => 409,
             Fault::TooLarge => 413,
             Fault::Throttled => 429,
             Fault::Overload => 503,
@@ -51,6 +54,7 @@ impl Fault {
         match self {
             Fault::Caller => "invalid_request",
             Fault::Missing => "not_found",
+            Fault::Conflict => "conflict",
             Fault::TooLarge => "too_large",
             Fault::Throttled => "rate_limited",
             Fault::Overload => "overloaded",

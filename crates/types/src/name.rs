@@ -121,6 +121,10 @@ name! {
     ProfileName
 }
 name! {
+    /// The name of a collection of vectors, or an alias of one.
+    CollectionName
+}
+name! {
     /// Who a request belongs to.
     TenantId
 }

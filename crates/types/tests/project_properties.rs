@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use halny_types::project::{
     Adapter, Cache, CellFormat, CpuThreads, GenerateOptions, GenerateProfile, Model, OnnxRuntime, PROBLEMS_MAX,
-    Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions, check, schema,
+    Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions, Vectors, check, schema,
 };
 use halny_types::{ByteSize, ModelName, ProfileName};
 use proptest::option::of;
@@ -203,11 +203,12 @@ prop_compose! {
         server in server(),
         library in of(path()),
         folder in of(path()),
+        kept in path(),
         mut models in prop::collection::vec(model(), 0..5),
     ) -> Project {
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
-        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, models }
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors: Vectors { folder: kept }, models }
     }
 }
 

@@ -52,6 +52,9 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     if old.cache != new.cache {
         diff.restart.push("cache.folder");
     }
+    if old.vectors != new.vectors {
+        diff.restart.push("vectors.folder");
+    }
     diff
 }
 
@@ -131,12 +134,15 @@ mod tests {
     fn server_settings_apply_at_once_or_after_a_restart() {
         let old = project("");
         let new = project(
-            "[server]\naddress = \"127.0.0.1:1\"\nmax_body = \"1MiB\"\ncpu_threads = 2\n[cache]\nfolder = \"/c\"\n\
+            "[server]\naddress = \"127.0.0.1:1\"\nmax_body = \"1MiB\"\ncpu_threads = 2\n[cache]\nfolder = \"/c\"\n[vectors]\nfolder = \"v\"\n\
              [onnxruntime]\nlibrary = \"/l.so\"",
         );
         let diff = diff(&old, &new);
         assert_eq!(diff.live, ["server.max_body"]);
-        assert_eq!(diff.restart, ["server.address", "server.cpu_threads", "onnxruntime.library", "cache.folder"]);
+        assert_eq!(
+            diff.restart,
+            ["server.address", "server.cpu_threads", "onnxruntime.library", "cache.folder", "vectors.folder"]
+        );
     }
 
     #[test]

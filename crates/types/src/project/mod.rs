@@ -25,6 +25,7 @@ pub use check::{Checked, FILE_BYTES_MAX, PROBLEMS_MAX, Problem, check};
 pub use diff::{ProjectDiff, diff};
 pub use generate::{Adapter, CellFormat, GenerateOptions, GenerateProfile};
 pub use model::{
-    Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions,
+    Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind,
+    TextOptions, Vectors,
 };
 pub use schema::schema;

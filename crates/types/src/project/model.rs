@@ -34,6 +34,8 @@ pub struct Project {
     pub onnxruntime: OnnxRuntime,
     /// What may be kept on this host between starts.
     pub cache: Cache,
+    /// Where collections of vectors are kept.
+    pub vectors: Vectors,
     /// The models that are served.
     #[schemars(length(max = 1_024))]
     pub models: Vec<Model>,
@@ -198,6 +200,22 @@ pub struct Cache {
     /// The folder. Without it: `$HALNY_CACHE`, then `~/.cache/halny`.
     #[schemars(length(min = 1, max = 4_096))]
     pub folder: Option<PathBuf>,
+}
+
+/// Where collections of vectors are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vectors {
+    /// The folder, relative to this file. It is made with the first collection. One server at a time
+    /// may use it.
+    #[schemars(length(min = 1, max = 4_096))]
+    pub folder: PathBuf,
+}
+
+impl Default for Vectors {
+    fn default() -> Vectors {
+        Vectors { folder: PathBuf::from("vectors") }
+    }
 }
 
 /// A model that is served.

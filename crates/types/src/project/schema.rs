@@ -162,8 +162,8 @@ mod tests {
             }
         });
         assert_eq!(
-            tables, 10,
-            "project, server, onnxruntime, cache, model, text options, generate options, adapter, profile, its generate"
+            tables, 11,
+            "project, server, onnxruntime, cache, vectors, model, text options, generate options, adapter, profile, its generate"
         );
     }
 

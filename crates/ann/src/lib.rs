@@ -1,0 +1,23 @@
+//! Nearest neighbours of a vector, among rows that do not change: exact, and by a graph.
+//!
+//! What is searched is a table of `f32` [`Rows`], in memory or mapped from a file. Beside it stands
+//! an index that was built over exactly these rows: a [`Graph`] (HNSW). It is walked on approximate
+//! numbers of its own, and the last decision is taken on the rows themselves, so that every
+//! similarity that is given out is exact.
+//!
+//! Rows are known by their number. Ids, payloads, deletions, durability are for who calls.
+
+mod codes;
+pub mod exact;
+mod hnsw;
+mod kernels;
+mod malformed;
+mod progress;
+mod rows;
+
+pub use exact::similarity;
+pub use hnsw::{Graph, GraphOptions, Precision, SearchParams};
+pub use kernels::instruction_set;
+pub use malformed::Malformed;
+pub use progress::{Cancelled, Progress};
+pub use rows::{Found, Metric, Rows};

@@ -1,0 +1,213 @@
+//! What a collection holds: its vectors, how near is measured, and how it is indexed.
+
+use std::collections::BTreeMap;
+
+use halny_payload::FieldKind;
+use serde::{Deserialize, Serialize};
+
+use crate::VectorsError;
+
+/// The most numbers in a vector.
+pub const DIMENSIONS_MAX: usize = 65_536;
+/// The most named vectors of one collection.
+pub const VECTORS_MAX: usize = 64;
+/// The longest name of a vector, in bytes.
+pub const VECTOR_NAME_BYTES_MAX: usize = 96;
+
+/// What makes two vectors near.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Distance {
+    /// The cosine of the angle between them, -1 to 1: greater is nearer.
+    Cosine,
+    /// The dot product: greater is nearer.
+    Dot,
+    /// The distance of Euclid, from 0: less is nearer.
+    Euclid,
+}
+
+impl Distance {
+    /// What the index works with.
+    #[must_use]
+    pub fn metric(self) -> halny_ann::Metric {
+        match self {
+            // Stored vectors and queries have length 1.
+            Distance::Cosine | Distance::Dot => halny_ann::Metric::Dot,
+            Distance::Euclid => halny_ann::Metric::Euclid,
+        }
+    }
+
+    /// The score that clients see, of a similarity that the index gives.
+    #[must_use]
+    pub fn score(self, similarity: f32) -> f32 {
+        match self {
+            Distance::Cosine | Distance::Dot => similarity,
+            Distance::Euclid => (-similarity).max(0.0).sqrt(),
+        }
+    }
+
+    /// The similarity that the index gives for a score, the other way round.
+    #[must_use]
+    pub fn similarity(self, score: f32) -> f32 {
+        match self {
+            Distance::Cosine | Distance::Dot => score,
+            Distance::Euclid => -(score.max(0.0) * score.max(0.0)),
+        }
+    }
+
+    /// Brings a vector in the form in which it is stored and asked with: of length 1 for the
+    /// cosine; zeros stay zeros.
+    pub fn prepare(self, vector: &mut [f32]) {
+        if self != Distance::Cosine {
+            return;
+        }
+        // In double precision: a vector of large numbers must not overflow to an infinite length.
+        let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+        if length > 0.0 {
+            vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+        }
+    }
+}
+
+/// In which numbers the graph is walked. What is given out is computed on 32-bit numbers whichever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits: no copy of the vectors is made.
+    F32,
+    /// 16 bits.
+    F16,
+    /// 8 bits, with a scale for each vector.
+    #[default]
+    Int8,
+}
+
+/// How a vector is indexed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "tier", deny_unknown_fields)]
+pub enum Tier {
+    /// A graph (HNSW) in memory.
+    Fast {
+        /// Neighbours of a node; twice as many in the lowest layer.
+        m: usize,
+        /// Candidates that are looked at for each node when the graph is built.
+        ef_construct: usize,
+        /// In which numbers the graph is walked.
+        precision: Precision,
+    },
+}
+
+impl Default for Tier {
+    fn default() -> Tier {
+        Tier::Fast { m: 16, ef_construct: 200, precision: Precision::default() }
+    }
+}
+
+/// One of a collection's vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VectorConfig {
+    /// Numbers of a vector.
+    pub dimensions: usize,
+    /// What makes two near.
+    pub distance: Distance,
+    /// How it is indexed.
+    #[serde(default)]
+    pub tier: Tier,
+}
+
+/// When and how segments are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Segmenting {
+    /// Points that are written to memory before they become a segment of their own.
+    pub open_points: usize,
+    /// Points from which on a segment gets an index; a smaller one is scanned.
+    pub index_from_points: usize,
+    /// Points beyond which segments are merged no further.
+    pub merged_points_max: usize,
+}
+
+impl Default for Segmenting {
+    fn default() -> Segmenting {
+        // 5,000 vectors of 384 dimensions are scanned in half the time of a walk through a graph,
+        // and their graph is built in less than a second.
+        Segmenting { open_points: 5_000, index_from_points: 2_000, merged_points_max: 2_000_000 }
+    }
+}
+
+/// What made the vectors of a collection: vectors of different spaces cannot be compared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EmbeddingSpace {
+    /// The model's name.
+    pub model: String,
+    /// The digest of the model version's files, in hexadecimal.
+    pub version: String,
+    /// How the model makes one vector of many, `mean` for instance.
+    pub pooling: String,
+    /// Numbers of a vector.
+    pub dimensions: usize,
+}
+
+impl std::fmt::Display for EmbeddingSpace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let version = self.version.get(..12).unwrap_or(&self.version);
+        write!(f, "{}@{version} ({} pooling, {} dimensions)", self.model, self.pooling, self.dimensions)
+    }
+}
+
+/// What a collection holds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CollectionConfig {
+    /// Its vectors by name; the empty name is that of the one without a name.
+    pub vectors: BTreeMap<String, VectorConfig>,
+    /// What made them; nothing for vectors that clients bring.
+    #[serde(default)]
+    pub space: Option<EmbeddingSpace>,
+    /// Indexed fields of the payload.
+    #[serde(default)]
+    pub fields: BTreeMap<String, FieldKind>,
+    /// When and how segments are made.
+    #[serde(default)]
+    pub segmenting: Segmenting,
+}
+
+impl CollectionConfig {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// Which value is out of its range, and the range.
+    pub fn check(&self) -> Result<(), VectorsError> {
+        let refused = |text: String| Err(VectorsError::Config(text));
+        if self.vectors.len() > VECTORS_MAX {
+            return refused(format!("a collection has at most {VECTORS_MAX} vectors, this one {}", self.vectors.len()));
+        }
+        for (name, vector) in &self.vectors {
+            if name.len() > VECTOR_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+                return refused(format!(
+                    "the name of a vector has at most {VECTOR_NAME_BYTES_MAX} bytes and no control characters"
+                ));
+            }
+            vector.check(name)?;
+        }
+        Ok(())
+    }
+}
+
+impl VectorConfig {
+    fn check(&self, name: &str) -> Result<(), VectorsError> {
+        let refused = |what: &str, is: usize, least: usize, most: usize| {
+            let text = format!("vector {name:?}: {what} is {is}, it may be {least} to {most}");
+            Err(VectorsError::Config(text))
+        };
+        if !(1..=DIMENSIONS_MAX).contains(&self.dimensions) {
+            return refused("its size", self.dimensions, 1, DIMENSIONS_MAX);
+        }
+        match self.tier {
+            Tier::Fast { m, .. } if !(4..=128).contains(&m) => refused("`m`", m, 4, 128),
+            Tier::Fast { ef_construct, .. } if !(4..=4_096).contains(&ef_construct) => {
+                refused("`ef_construct`", ef_construct, 4, 4_096)
+            }
+            Tier::Fast { .. } => Ok(()),
+        }
+    }
+}

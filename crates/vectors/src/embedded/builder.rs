@@ -1,0 +1,272 @@
+//! The thread that builds in the background, one for all collections: it seals open segments, builds
+//! indexes, and merges small segments, while searches and writes go on.
+//!
+//! Every segment costs a search about the same, however small, so few large ones are wanted; but
+//! merging builds an index anew. The rule: *segments are merged when four of about the same size
+//! have come together; once nothing is written, also when the others together have grown to a
+//! quarter of the largest.* So a point is indexed about as often as the collection has quadrupled since.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use halny_ann::{Cancelled, Progress};
+use tokio::sync::{mpsc, oneshot};
+
+use super::index::Index;
+use super::open::OpenSegment;
+use super::segment::{self, Entry, Segment};
+use super::space::{Shared, segment_path};
+use super::view::{LATEST, Piece, View};
+use super::writer::Command;
+use crate::CollectionConfig;
+
+/// After so long without a word from any writer, the collections count as idle.
+const IDLE: Duration = Duration::from_secs(2);
+/// Segments of about one size that are merged.
+const MERGED_AT_ONCE: usize = 4;
+/// A segment with more dead points than one in so many is written anew.
+const DEAD_SHARE: usize = 5;
+
+/// Where the builder is told to look. Cloning shares it.
+#[derive(Clone)]
+pub(crate) struct Builder {
+    calls: Sender<Call>,
+}
+
+enum Call {
+    Look,
+    Stop,
+    At(Weak<Shared>, mpsc::WeakUnboundedSender<Command>),
+}
+
+/// What was built, to be put in the place of what it was built from.
+pub(super) struct Built {
+    /// The serials of those.
+    pub(super) from: Vec<u64>,
+    /// For each of its rows the serial of the segment and the row there that it was made of. An id is
+    /// not enough: one of several segments may hold it dead, and another alive.
+    pub(super) sources: Vec<(u64, u32)>,
+    pub(super) segment: io::Result<Segment>,
+    /// What was known of the collection then.
+    pub(super) config: Arc<CollectionConfig>,
+}
+
+/// A collection that is looked after.
+struct Client {
+    shared: Weak<Shared>,
+    commands: mpsc::WeakUnboundedSender<Command>,
+}
+
+/// What is to be done for a collection.
+enum Work {
+    Seal(Arc<OpenSegment>),
+    Index(Arc<Segment>, String),
+    Merge(Vec<Arc<Segment>>),
+}
+
+/// Why something was not built.
+#[derive(Debug, thiserror::Error)]
+enum BuildError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    CalledOff(#[from] Cancelled),
+}
+
+impl Builder {
+    /// Starts the thread; its work is shared out to `threads`.
+    pub(super) fn start(threads: usize) -> io::Result<(Builder, std::thread::JoinHandle<()>)> {
+        let (calls, queue) = crossbeam_channel::unbounded();
+        let thread = std::thread::Builder::new().name("halny-build".to_owned()).spawn(move || run(&queue, threads))?;
+        Ok((Builder { calls }, thread))
+    }
+
+    /// Looks after another collection from now on.
+    pub(super) fn look_at(&self, shared: &Arc<Shared>, commands: &mpsc::UnboundedSender<Command>) {
+        // There is a receiver as long as there is a builder.
+        let _ = self.calls.send(Call::At(Arc::downgrade(shared), commands.downgrade()));
+    }
+
+    /// Ends the thread once it has done what it is at.
+    pub(super) fn stop(&self) {
+        let _ = self.calls.send(Call::Stop);
+    }
+
+    /// Something may have to be done.
+    pub(super) fn look(&self) {
+        let _ = self.calls.send(Call::Look);
+    }
+}
+
+fn run(queue: &Receiver<Call>, threads: usize) {
+    // Searches come first.
+    if rustix::process::nice(10).is_err() {
+        tracing::debug!("the builder runs at normal priority");
+    }
+    let mut clients: Vec<Client> = Vec::new();
+    let mut idle = false;
+    loop {
+        let call =
+            if idle { queue.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { queue.recv_timeout(IDLE) };
+        match call {
+            Ok(Call::At(shared, commands)) => clients.push(Client { shared, commands }),
+            Ok(Call::Look) => {}
+            Ok(Call::Stop) => return,
+            Err(RecvTimeoutError::Timeout) => idle = true,
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        idle &= queue.is_empty();
+        clients.retain(|client| client.shared.strong_count() > 0);
+        // In turns, so that no collection waits for all the work of another.
+        while queue.is_empty() && clients.iter().fold(false, |any, client| client.work(threads, idle) | any) {}
+    }
+}
+
+impl Client {
+    /// Does the most urgent piece of work; tells whether there was any that could be done.
+    fn work(&self, threads: usize, idle: bool) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        let view = shared.view.load_full();
+        let Some(work) = next(&view, idle) else { return false };
+        let progress = Arc::new(Progress::default());
+        *shared.building.lock() = Some(Arc::clone(&progress));
+        let done = self.carry_out(&shared, &view, work, threads, &progress);
+        *shared.building.lock() = None;
+        match done {
+            Ok(()) => true,
+            Err(BuildError::CalledOff(_)) => false,
+            Err(BuildError::Io(error)) => {
+                tracing::error!(%error, "a collection's segment could not be built; searches go on without it");
+                false
+            }
+        }
+    }
+
+    fn carry_out(
+        &self,
+        shared: &Shared,
+        view: &View,
+        work: Work,
+        threads: usize,
+        progress: &Progress,
+    ) -> Result<(), BuildError> {
+        let (from, sources, segment) = match work {
+            Work::Index(segment, name) => return build_index(&segment, &view.config, &name, threads, progress),
+            Work::Seal(open) => {
+                let folder = segment_path(&shared.folder, open.serial);
+                let rows = open.read();
+                let living: Vec<_> = rows.living(LATEST, None).collect();
+                let written = segment::write(&folder, &view.config, &rows.entries(&living, &view.config));
+                let segment = written.and_then(|()| Segment::open(&shared.folder, open.serial, &view.config));
+                (vec![open.serial], living.iter().map(|(_, row)| (open.serial, *row)).collect(), segment)
+            }
+            Work::Merge(parts) => {
+                let serial = shared.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let folder = segment_path(&shared.folder, serial);
+                let points = living(&parts);
+                segment::write(&folder, &view.config, &entries(&points, &view.config))?;
+                let segment = Segment::open(&shared.folder, serial, &view.config)?;
+                for name in segment.unindexed(&view.config) {
+                    build_index(&segment, &view.config, &name, threads, progress)?;
+                }
+                let sources = points.iter().map(|(part, row)| (part.serial, *row)).collect();
+                (parts.iter().map(|part| part.serial).collect(), sources, Ok(segment))
+            }
+        };
+        let failed = segment.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
+        let (done, told) = oneshot::channel();
+        let built = Built { from, sources, segment, config: Arc::clone(&view.config) };
+        let commands = self.commands.upgrade().ok_or(Cancelled)?;
+        commands.send(Command::Built(built, done)).map_err(|_| Cancelled)?;
+        drop(commands);
+        told.blocking_recv().map_err(|_| Cancelled)?;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+}
+
+/// What is to be done next.
+fn next(view: &View, idle: bool) -> Option<Work> {
+    let (last, before) = view.pieces.split_last()?;
+    debug_assert!(matches!(last, Piece::Open(_)), "the last segment is the one that is written");
+    let unsealed = before.iter().find_map(|piece| match piece {
+        Piece::Open(open) => Some(Work::Seal(Arc::clone(open))),
+        Piece::Sealed(_) => None,
+    });
+    let sealed: Vec<&Arc<Segment>> = before
+        .iter()
+        .filter_map(|piece| match piece {
+            Piece::Sealed(segment) => Some(segment),
+            Piece::Open(_) => None,
+        })
+        .collect();
+    let unindexed = || {
+        sealed.iter().find_map(|segment| {
+            Some(Work::Index(Arc::clone(segment), segment.unindexed(&view.config).into_iter().next()?))
+        })
+    };
+    unsealed.or_else(unindexed).or_else(|| to_merge(&sealed, &view.config, idle).map(Work::Merge))
+}
+
+/// Which segments should become one, by the rule at the top of this file.
+fn to_merge(sealed: &[&Arc<Segment>], config: &CollectionConfig, idle: bool) -> Option<Vec<Arc<Segment>>> {
+    let most = config.segmenting.merged_points_max;
+    let mut by_size: Vec<&Arc<Segment>> = sealed.iter().copied().filter(|segment| segment.alive() < most).collect();
+    by_size.sort_by_key(|segment| segment.alive());
+    let rotten = sealed.iter().find(|segment| (segment.len() - segment.alive()) * DEAD_SHARE > segment.len());
+    if let Some(rotten) = rotten {
+        return Some(vec![Arc::clone(rotten)]);
+    }
+    let alike = by_size.windows(MERGED_AT_ONCE).find(|window| {
+        let sizes: Vec<usize> = window.iter().map(|segment| segment.alive()).collect();
+        let (least, greatest) = (sizes.first().copied().unwrap_or(0), sizes.last().copied().unwrap_or(0));
+        greatest <= least.saturating_mul(MERGED_AT_ONCE).max(config.segmenting.open_points)
+            && sizes.iter().sum::<usize>() <= most
+    });
+    if let Some(alike) = alike {
+        return Some(alike.iter().copied().cloned().collect());
+    }
+    let all: usize = by_size.iter().map(|segment| segment.alive()).sum();
+    let largest = by_size.last().map_or(0, |segment| segment.alive());
+    (idle && by_size.len() > 1 && all <= most && (all - largest) * MERGED_AT_ONCE >= largest)
+        .then(|| by_size.into_iter().cloned().collect())
+}
+
+/// The living points of several segments, in the order of their ids.
+fn living(parts: &[Arc<Segment>]) -> Vec<(&Segment, u32)> {
+    let mut points: Vec<(&Segment, u32)> = Vec::new();
+    for part in parts {
+        points.extend((0..part.len() as u32).filter(|row| part.lives(*row, LATEST)).map(|row| (&**part, row)));
+    }
+    points.sort_by_key(|(part, row)| part.id(*row));
+    points
+}
+
+fn entries<'a>(points: &[(&'a Segment, u32)], config: &CollectionConfig) -> Vec<Entry<'a>> {
+    let entry = |(part, row): &(&'a Segment, u32)| {
+        let vector = |name: &String| part.column(name)?.vector(*row);
+        Some(Entry {
+            id: part.id(*row)?,
+            payload: part.payload_text(*row),
+            vectors: config.vectors.keys().map(vector).collect(),
+        })
+    };
+    points.iter().filter_map(entry).collect()
+}
+
+/// Builds the index of a column, writes it beside it and has it used from now on.
+fn build_index(
+    segment: &Segment,
+    config: &CollectionConfig,
+    name: &str,
+    threads: usize,
+    progress: &Progress,
+) -> Result<(), BuildError> {
+    let (Some(column), Some(vector)) = (segment.column(name), config.vectors.get(name)) else { return Ok(()) };
+    let path = column.index_path(segment.folder());
+    Index::build(column.rows(), vector, &path, threads, progress)??;
+    // From the file: what is served is what will be served after the next start.
+    column.install(Index::open(&path, column.rows())?);
+    Ok(())
+}

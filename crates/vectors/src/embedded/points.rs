@@ -1,0 +1,273 @@
+//! What can be asked of a space.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use halny_payload::{FacetValue, Filter, PointId, order_value};
+use rand::seq::SliceRandom;
+use roaring::RoaringBitmap;
+use serde_json::Value;
+
+use super::index::Index;
+use super::search::{self, Hit};
+use super::space::Space;
+use super::view::{Piece, Place, Reading};
+use crate::query::OrderBy;
+use crate::{
+    CollectionConfig, Named, PayloadSelect, Record, Scored, Scroll, Search, Select, VectorSelect, VectorsError,
+};
+
+/// How a space stands.
+#[derive(Clone, Debug, Default)]
+pub struct SpaceStatus {
+    /// Points that live.
+    pub points: usize,
+    /// Segments, those in memory included.
+    pub segments: usize,
+    /// Segments that wait to be sealed, and those whose index is not built.
+    pub unfinished: usize,
+    /// How far the build under way has come, 0 to 1.
+    pub building: Option<f32>,
+    /// By vector.
+    pub vectors: BTreeMap<String, VectorStatus>,
+    /// For each indexed field, the points that have a value in it.
+    pub fields: BTreeMap<String, usize>,
+}
+
+/// How one of the vectors of a space stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VectorStatus {
+    /// Vectors, those of points that died since they were sealed included.
+    pub vectors: usize,
+    /// Of these, how many an index finds.
+    pub indexed: usize,
+    /// Bytes of the indexes.
+    pub index_bytes: usize,
+    /// Bytes of the vectors themselves.
+    pub vector_bytes: usize,
+}
+
+impl Space {
+    /// What the space holds.
+    #[must_use]
+    pub fn config(&self) -> Arc<CollectionConfig> {
+        Arc::clone(&self.shared.view.load().config)
+    }
+
+    /// The points nearest to a vector, the nearest first.
+    #[must_use]
+    pub fn search(&self, search: &Search, select: &Select) -> Vec<Scored> {
+        let reading = self.shared.reading();
+        let hits = search::nearest(&reading, search);
+        scored(&reading, &search.vector, hits, select)
+    }
+
+    /// The points of these ids that are there, in the order of the ids.
+    #[must_use]
+    pub fn retrieve(&self, ids: &[PointId], select: &Select) -> Vec<Record> {
+        let reading = self.shared.reading();
+        let record = |id: &PointId| Some(record(&reading, *id, reading.place_of(id)?, select));
+        ids.iter().filter_map(record).collect()
+    }
+
+    /// The vector of that name of a point.
+    ///
+    /// # Errors
+    /// When there is no such point, or it has no such vector.
+    pub fn vector_of(&self, id: &PointId, name: &str) -> Result<Vec<f32>, VectorsError> {
+        let reading = self.shared.reading();
+        let place = reading.place_of(id).ok_or(VectorsError::NoPoint(*id))?;
+        let mut vectors = reading.vectors(place, &VectorSelect::Only(vec![name.to_owned()]));
+        vectors.remove(name).ok_or_else(|| VectorsError::NoVectorOfPoint { id: *id, name: name.to_owned() })
+    }
+
+    /// Points in the order of their ids, and the id to go on with if there are more.
+    #[must_use]
+    pub fn scroll(&self, scroll: &Scroll) -> (Vec<Record>, Option<PointId>) {
+        let reading = self.shared.reading();
+        let most = scroll.limit.saturating_add(1);
+        let mut found = search::passing(&reading, scroll.filter.as_deref(), scroll.from, most);
+        let next = found.get(scroll.limit).map(|(id, _)| *id);
+        found.truncate(scroll.limit);
+        let records = found.into_iter().map(|(id, place)| record(&reading, id, place, &scroll.select)).collect();
+        (records, next)
+    }
+
+    /// How many points pass the filter.
+    #[must_use]
+    pub fn count(&self, filter: Option<&Filter>) -> usize {
+        search::count(&self.shared.reading(), filter)
+    }
+
+    /// The `limit` best points by a score of one's own, which may see any of them: greater is better.
+    /// Every point that passes the filter and has the vector is looked at.
+    #[must_use]
+    pub fn best_by(
+        &self,
+        vector: &str,
+        filter: Option<&Filter>,
+        limit: usize,
+        select: &Select,
+        score: &dyn Fn(&[f32]) -> Option<f32>,
+    ) -> Vec<Scored> {
+        let reading = self.shared.reading();
+        let wanted = VectorSelect::Only(vec![vector.to_owned()]);
+        let mut best: Vec<(f32, PointId, Place)> = search::passing(&reading, filter, None, usize::MAX)
+            .into_iter()
+            .filter_map(|(id, place)| {
+                let vector = reading.vectors(place, &wanted).remove(vector)?;
+                Some((score(&vector)?, id, place))
+            })
+            .collect();
+        best.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        best.truncate(limit);
+        let scored = |(score, id, place): (f32, PointId, Place)| {
+            let Record { id, payload, vectors } = record(&reading, id, place, select);
+            Scored { id, score, payload, vectors }
+        };
+        best.into_iter().map(scored).collect()
+    }
+
+    /// The `limit` first points by a value of their payloads, with the value and the number that it is
+    /// ordered by. A point with several values comes once for each.
+    #[must_use]
+    pub fn ordered(
+        &self,
+        order: &OrderBy,
+        filter: Option<&Filter>,
+        limit: usize,
+        select: &Select,
+    ) -> Vec<(Record, Value, f64)> {
+        let reading = self.shared.reading();
+        let begins = |number: f64| match order.start_from {
+            None => true,
+            Some(start) if order.descending => number <= start,
+            Some(start) => number >= start,
+        };
+        let mut found: Vec<(PointId, Place, Value, f64)> = Vec::new();
+        for (id, place) in search::passing(&reading, filter, None, usize::MAX) {
+            let payload = reading.payload(place, &PayloadSelect::All).unwrap_or_default();
+            let mut numbers: Vec<f64> = Vec::new();
+            for value in order.key.values(&payload) {
+                let Some(number) = order_value(value).filter(|number| begins(*number)) else { continue };
+                if !numbers.contains(&number) {
+                    numbers.push(number);
+                    // A time is given as the number that it stands for.
+                    let value = if value.is_number() { value.clone() } else { Value::from(number as i64) };
+                    found.push((id, place, value, number));
+                }
+            }
+        }
+        found.sort_by(|(.., a), (.., b)| if order.descending { b.total_cmp(a) } else { a.total_cmp(b) });
+        found.truncate(limit);
+        found
+            .into_iter()
+            .map(|(id, place, value, number)| (record(&reading, id, place, select), value, number))
+            .collect()
+    }
+
+    /// The ids of `most` points by chance, each as likely as any other.
+    #[must_use]
+    pub fn sample(&self, filter: Option<&Filter>, most: usize) -> Vec<PointId> {
+        let reading = self.shared.reading();
+        let mut ids: Vec<PointId> =
+            search::passing(&reading, filter, None, usize::MAX).into_iter().map(|(id, _)| id).collect();
+        ids.shuffle(&mut rand::rng());
+        ids.truncate(most);
+        ids
+    }
+
+    /// The values of a field and how many of the points that pass have each, most first.
+    ///
+    /// # Errors
+    /// When the field has no index that knows its values.
+    pub fn facet(
+        &self,
+        field: &str,
+        filter: Option<&Filter>,
+        limit: usize,
+    ) -> Result<Vec<(FacetValue, u64)>, VectorsError> {
+        let reading = self.shared.reading();
+        let no_index = || {
+            let text =
+                format!("the field {field:?} has no index of keywords, integers, booleans or UUIDs; create one first");
+            VectorsError::Invalid(text)
+        };
+        let mut counts: BTreeMap<FacetValue, u64> = BTreeMap::new();
+        for piece in &reading.view.pieces {
+            let passing = search::passing_in(&reading, piece, filter, None, usize::MAX);
+            let within: RoaringBitmap = passing.into_iter().map(|(_, row)| row).collect();
+            let values = match piece {
+                Piece::Sealed(segment) => segment.fields().read().facet(field, &within),
+                Piece::Open(open) => open.read().fields.facet(field, &within),
+            };
+            for (value, count) in values.ok_or_else(no_index)? {
+                *counts.entry(value).or_default() += count;
+            }
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by(|(a, more), (b, most)| most.cmp(more).then_with(|| a.cmp(b)));
+        counts.truncate(limit);
+        Ok(counts)
+    }
+
+    /// How the space stands.
+    #[must_use]
+    pub fn status(&self) -> SpaceStatus {
+        let reading = self.shared.reading();
+        let config = &reading.view.config;
+        let mut status = SpaceStatus {
+            points: search::count(&reading, None),
+            segments: reading.view.pieces.len(),
+            building: self.shared.building.lock().as_ref().map(|progress| progress.share()),
+            ..SpaceStatus::default()
+        };
+        for (name, vector) in &config.vectors {
+            let mut column = VectorStatus::default();
+            for piece in &reading.view.pieces {
+                let (vectors, index) = match piece {
+                    Piece::Sealed(segment) => {
+                        segment.column(name).map_or((0, None), |column| (column.rows().len(), column.index()))
+                    }
+                    Piece::Open(open) => (open.read().column(name).map_or(0, |column| column.rows().len()), None),
+                };
+                column.vectors += vectors;
+                column.vector_bytes += vectors * vector.dimensions * 4;
+                column.indexed += index.as_ref().map_or(0, |_| vectors);
+                column.index_bytes += index.as_deref().map_or(0, Index::memory_bytes);
+            }
+            status.vectors.insert(name.clone(), column);
+        }
+        for piece in &reading.view.pieces {
+            status.unfinished += match piece {
+                Piece::Sealed(segment) => usize::from(!segment.unindexed(config).is_empty()),
+                Piece::Open(_) => 1,
+            };
+            for field in config.fields.keys() {
+                let points = match piece {
+                    Piece::Sealed(segment) => segment.fields().read().points_with(field),
+                    Piece::Open(open) => open.read().fields.points_with(field),
+                };
+                *status.fields.entry(field.clone()).or_default() += points as usize;
+            }
+        }
+        // The last one is open for as long as the space is.
+        status.unfinished -= 1;
+        status
+    }
+}
+
+fn scored(reading: &Reading, vector: &str, hits: Vec<Hit>, select: &Select) -> Vec<Scored> {
+    let Some(config) = reading.view.config.vectors.get(vector) else { return Vec::new() };
+    let scored = |(place, similarity): Hit| {
+        let id = reading.piece(place)?.id(place.row)?;
+        let Record { id, payload, vectors } = record(reading, id, place, select);
+        Some(Scored { id, score: config.distance.score(similarity), payload, vectors })
+    };
+    hits.into_iter().filter_map(scored).collect()
+}
+
+fn record(reading: &Reading, id: PointId, place: Place, select: &Select) -> Record {
+    let vectors: Named = reading.vectors(place, &select.vectors);
+    Record { id, payload: reading.payload(place, &select.payload), vectors }
+}

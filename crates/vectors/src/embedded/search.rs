@@ -1,0 +1,142 @@
+//! Reading: the nearest points, points in the order of their ids, and how many there are.
+
+use std::cmp::Ordering;
+
+use halny_ann::{Found, Metric, exact};
+use halny_payload::{Filter, PointId};
+
+use super::open::OpenRows;
+use super::plan::{Plan, plan};
+use super::segment::Segment;
+use super::sieve::{Sieve, Source};
+use super::view::{Piece, Place, Reading};
+use crate::Search;
+
+/// Candidates that are kept in a walk unless the request says otherwise: 99.4 % of the ten nearest
+/// among 62,666 sentence embeddings.
+pub(super) const EF: usize = 128;
+/// A point and how near it is: greater is nearer.
+pub(super) type Hit = (Place, f32);
+
+/// The points nearest to a vector, the nearest first; of two equally near the one with the lower id.
+pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
+    let Some(config) = reading.view.config.vectors.get(&search.vector) else { return Vec::new() };
+    let metric = config.distance.metric();
+    let least = search.threshold.map_or(f32::NEG_INFINITY, |score| config.distance.similarity(score));
+    let mut hits: Vec<Hit> = Vec::new();
+    for (piece, segment) in reading.view.pieces.iter().enumerate() {
+        let found = match segment {
+            Piece::Sealed(segment) => in_sealed(reading, segment, metric, search),
+            Piece::Open(open) => in_open(reading, &open.read(), metric, search),
+        };
+        let near = found.into_iter().filter(|found| found.similarity >= least);
+        hits.extend(near.map(|found| (Place { piece, row: found.row }, found.similarity)));
+    }
+    best_first(reading, &mut hits);
+    hits.truncate(search.limit);
+    hits
+}
+
+fn best_first(reading: &Reading, hits: &mut [Hit]) {
+    let id = |place: Place| reading.piece(place)?.id(place.row);
+    hits.sort_by(|(a, near), (b, nearer)| match nearer.total_cmp(near) {
+        Ordering::Equal => id(*a).cmp(&id(*b)),
+        other => other,
+    });
+}
+
+/// Found rows are points, not places of vectors.
+fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Search) -> Vec<Found> {
+    let Some(column) = segment.column(&search.vector) else { return Vec::new() };
+    let fields = segment.fields().read();
+    let sieve = Sieve::new(search.filter.as_deref(), &fields, Source::Sealed(segment));
+    let passes = |slot: u32| {
+        let row = column.point_of(slot);
+        segment.lives(row, reading.at) && sieve.passes(row)
+    };
+    let index = column.index();
+    let estimate = sieve.estimate(segment.len());
+    let mut found = match plan(index.as_deref(), column.rows(), estimate, search) {
+        Plan::Walk { ef } => match index.as_deref() {
+            Some(index) => index.search(column.rows(), &search.query, search.limit, ef, &search.params, &passes),
+            None => Vec::new(),
+        },
+        Plan::Scan => {
+            // The rows that may pass, where they are known; else all.
+            let rows: Box<dyn Iterator<Item = u32> + '_> = match sieve.rows() {
+                Some(rows) => Box::new(rows.iter().filter_map(|row| column.slot_of(row))),
+                None => Box::new(0..column.rows().len() as u32),
+            };
+            exact::search(column.rows(), metric, &search.query, search.limit, rows.filter(|slot| passes(*slot)))
+        }
+    };
+    found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
+    found
+}
+
+fn in_open(reading: &Reading, rows: &OpenRows, metric: Metric, search: &Search) -> Vec<Found> {
+    let Some(column) = rows.column(&search.vector) else { return Vec::new() };
+    let sieve = Sieve::new(search.filter.as_deref(), &rows.fields, Source::Open(rows, reading.at));
+    let passes = |slot: &u32| {
+        let row = column.point_of(*slot);
+        rows.lives(row, reading.at) && sieve.passes(row)
+    };
+    let slots = (0..column.rows().len() as u32).filter(passes);
+    let mut found = exact::search(column.rows(), metric, &search.query, search.limit, slots);
+    found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
+    found
+}
+
+/// The points that pass, in the order of their ids, from `from` on, at most `most`.
+pub(super) fn passing(
+    reading: &Reading,
+    filter: Option<&Filter>,
+    from: Option<PointId>,
+    most: usize,
+) -> Vec<(PointId, Place)> {
+    let mut found: Vec<(PointId, Place)> = Vec::new();
+    for (place, piece) in reading.view.pieces.iter().enumerate() {
+        let rows = passing_in(reading, piece, filter, from, most);
+        found.extend(rows.into_iter().map(|(id, row)| (id, Place { piece: place, row })));
+    }
+    found.sort_by_key(|(id, _)| *id);
+    found.truncate(most);
+    found
+}
+
+/// The same of one segment, by rows.
+pub(super) fn passing_in(
+    reading: &Reading,
+    piece: &Piece,
+    filter: Option<&Filter>,
+    from: Option<PointId>,
+    most: usize,
+) -> Vec<(PointId, u32)> {
+    match piece {
+        Piece::Sealed(segment) => {
+            let fields = segment.fields().read();
+            let sieve = Sieve::new(filter, &fields, Source::Sealed(segment));
+            let start = from.map_or(0, |from| segment.ids().partition_point(|id| *id < from)) as u32;
+            let passes = |row: &u32| *row >= start && segment.lives(*row, reading.at) && sieve.passes(*row);
+            let rows: Box<dyn Iterator<Item = u32> + '_> = match sieve.rows() {
+                Some(rows) => Box::new(rows.iter()),
+                None => Box::new(start..segment.len() as u32),
+            };
+            rows.filter(passes).filter_map(|row| Some((segment.id(row)?, row))).take(most).collect()
+        }
+        Piece::Open(open) => {
+            let rows = open.read();
+            let sieve = Sieve::new(filter, &rows.fields, Source::Open(&rows, reading.at));
+            let living = rows.living(reading.at, from);
+            living.filter(|(_, row)| sieve.passes(*row)).take(most).collect()
+        }
+    }
+}
+
+/// How many points pass.
+pub(super) fn count(reading: &Reading, filter: Option<&Filter>) -> usize {
+    match filter {
+        Some(_) => passing(reading, filter, None, usize::MAX).len(),
+        None => reading.view.pieces.iter().map(|piece| piece.count(reading.at)).sum(),
+    }
+}

@@ -1,0 +1,34 @@
+//! Collections of vectors with payloads, each bound to what made its vectors.
+//!
+//! A collection holds points: an id, vectors by name, a payload in JSON. It finds those nearest to a
+//! vector, among all or among those that pass a filter on payloads. What it promises:
+//!
+//! 1. A write that was answered, and asked to be waited for, is there after a crash of the process
+//!    or the machine; one that was not answered is there whole or not at all.
+//! 2. A write is seen whole or not at all, by every search that begins after its answer.
+//! 3. Searches, writes and builds of indexes do not wait for each other.
+//! 4. Every score that is given out is computed on the vector itself, at full precision.
+//! 5. A vector is compared only with vectors of its *embedding space*: of the same model version,
+//!    pooling and dimensions. Several spaces may be under one name; one is active, and is
+//!    switched at once.
+//!
+//! [`embedded`] keeps collections in this process, in files.
+//!
+//! Not a library for indexes alone, as `usearch` or `hnswlib` are: they know neither payloads nor
+//! crashes, and forget or block while they build.
+
+mod config;
+mod edit;
+pub mod embedded;
+mod error;
+mod point;
+pub mod query;
+mod request;
+
+pub use config::{
+    CollectionConfig, DIMENSIONS_MAX, Distance, EmbeddingSpace, Precision, Segmenting, Tier, VECTOR_NAME_BYTES_MAX,
+    VECTORS_MAX, VectorConfig,
+};
+pub use error::VectorsError;
+pub use point::{Named, Payload, Point};
+pub use request::{PayloadSelect, Record, Scored, Scroll, Search, SearchParams, Select, Selector, VectorSelect, Write};
