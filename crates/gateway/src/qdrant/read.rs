@@ -188,12 +188,9 @@ pub(super) async fn scroll(
             Some(order) => {
                 let order = order.read()?;
                 let found = move || {
-                    let ids = space.ordered(&order.key, order.descending, order.start_from, filter.as_deref(), limit);
-                    let fetch = |(id, value, _)| {
-                        let record = space.retrieve(&[id], &select).pop()?;
-                        Some(PointReply::of(record, vectors).with_order(value))
-                    };
-                    ids.into_iter().filter_map(fetch).collect::<Vec<_>>()
+                    let reply = |(record, value, _)| PointReply::of(record, vectors).with_order(value);
+                    let ordered = space.ordered(&order, filter.as_deref(), limit, &select);
+                    ordered.into_iter().map(reply).collect::<Vec<_>>()
                 };
                 (shared.pool.run(found).await?, None)
             }
