@@ -134,6 +134,7 @@ fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyh
     let folder = file.folder.join(&project.vectors.folder);
     let vectors = Store::open(&folder, threads.get())
         .with_context(|| format!("the collections in {} cannot be opened", folder.display()))?;
+    vectors.keep_warm(project.vectors.warm.as_usize());
     Ok(Shared {
         residency: Residency::new(engines, places, metrics.clone()),
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
@@ -200,6 +201,9 @@ impl Running {
             tracing::warn!(settings = changes.restart.join(", "), "these settings take effect with the next start");
         }
         self.shared.limits.set(Limits::from(&project.server));
+        if let Some(vectors) = &self.shared.vectors {
+            vectors.keep_warm(project.vectors.warm.as_usize());
+        }
         let applied = self.shared.residency.apply(&project).await;
         follow_models(&self.shared).await;
         report(&applied);

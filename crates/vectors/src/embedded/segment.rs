@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::Index;
 use super::space::segment_path;
+use super::warm::Heat;
 use super::{files, record};
 use crate::{CollectionConfig, Payload, VectorConfig};
 
@@ -53,6 +54,7 @@ pub(crate) struct Column {
     /// The rows of points that have this vector; nothing when all have.
     present: Option<RoaringBitmap>,
     index: ArcSwapOption<Index>,
+    heat: Heat,
 }
 
 /// A sealed segment.
@@ -291,6 +293,10 @@ impl Segment {
         serde_json::from_slice(&self.payload_text(row)).ok()
     }
 
+    pub(super) fn columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.values()
+    }
+
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.get(name)
     }
@@ -338,7 +344,8 @@ impl Column {
         if !aligned || values.len() as u64 != rows * dimensions as u64 * 4 {
             return Err(files::malformed("a segment has not as many vectors as it says"));
         }
-        let column = Column { place, values, dimensions, present, index: ArcSwapOption::empty() };
+        let heat = Heat::new(values.len());
+        let column = Column { place, values, dimensions, present, index: ArcSwapOption::empty(), heat };
         column.open_index(folder);
         Ok(column)
     }
@@ -367,6 +374,21 @@ impl Column {
 
     pub(super) fn index(&self) -> Option<Arc<Index>> {
         self.index.load_full()
+    }
+
+    /// How often something was found where.
+    pub(super) fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// The file of the vectors.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.values
+    }
+
+    /// Bytes of a vector.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.dimensions * size_of::<f32>()
     }
 
     /// The vectors, of the points that have one.
