@@ -45,12 +45,12 @@ impl Distance {
         }
     }
 
-    /// The similarity that the index gives for a score, the other way round.
+    /// Whether a score is better than a threshold: one that is as good is not, as in Qdrant.
     #[must_use]
-    pub fn similarity(self, score: f32) -> f32 {
+    pub fn beats(self, score: f32, threshold: f32) -> bool {
         match self {
-            Distance::Cosine | Distance::Dot => score,
-            Distance::Euclid => -(score.max(0.0) * score.max(0.0)),
+            Distance::Cosine | Distance::Dot => score > threshold,
+            Distance::Euclid => score < threshold,
         }
     }
 

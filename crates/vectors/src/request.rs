@@ -106,7 +106,7 @@ pub struct Search {
     pub filter: Option<Arc<Filter>>,
     /// How thoroughly.
     pub params: SearchParams,
-    /// Points with a score that is worse are left out.
+    /// Points with a score that is not better are left out.
     pub threshold: Option<f32>,
 }
 

@@ -10,15 +10,15 @@ use halny_payload::{JsonPath, PointId};
 use halny_types::Fault;
 use halny_vectors::embedded::Space;
 use halny_vectors::query::{
-    Fusion, Group, GroupId, Grouping, Lookup, OrderBy, Pair, Query, QueryRequest, RRF_K, Strategy, VectorInput,
-    matrix as pairs,
+    Fusion, Group, GroupId, Grouping, LIMIT_MAX, Lookup, OrderBy, Pair, Query, QueryRequest, RRF_K, Strategy,
+    VectorInput, matrix as pairs,
 };
 use halny_vectors::{PayloadSelect, SearchParams, Select, VectorsError};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::read::{PayloadForm, VectorForm, filter, limit, one_shard, select};
+use super::read::{PayloadForm, VectorForm, filter, filter_of, limit, one_shard, select};
 use super::reply::{PointReply, large, respond};
 use super::space::{At, Chosen, Texts, collection};
 use super::vectors::{Document, Input};
@@ -383,6 +383,23 @@ impl QueryForm {
     }
 }
 
+impl QueryForm {
+    /// A query that is not for groups, and what is wanted of what it finds.
+    fn alone(mut self, shared: &Shared) -> Result<(QueryRequest, Select), ApiError> {
+        let select = select(self.with_payload.take(), self.with_vector.take(), PayloadSelect::None)?;
+        for (field, given) in [
+            ("group_by", self.group_by.is_some()),
+            ("group_size", self.group_size.is_some()),
+            ("with_lookup", self.with_lookup.is_some()),
+        ] {
+            if given {
+                return Err(ApiError::invalid(format!("`{field}` belongs to /points/query/groups")));
+            }
+        }
+        Ok((self.read(shared, 10)?, select))
+    }
+}
+
 impl LookupForm {
     fn read(self, shared: &Shared) -> Result<Lookup, ApiError> {
         one_shard(self.shard_key.as_ref())?;
@@ -432,29 +449,22 @@ async fn answer(
     let chosen = at.choose(shared)?;
     embed(&Texts { shared, headers, arrived: arrived.0 }, &chosen, &mut forms).await?;
     let space = chosen.space;
-    let mut asked = Vec::with_capacity(forms.len());
-    for mut form in forms {
-        let select = select(form.with_payload.take(), form.with_vector.take(), PayloadSelect::None)?;
-        for (field, given) in [
-            ("group_by", form.group_by.is_some()),
-            ("group_size", form.group_size.is_some()),
-            ("with_lookup", form.with_lookup.is_some()),
-        ] {
-            if given {
-                return Err(ApiError::invalid(format!("`{field}` belongs to /points/query/groups")));
-            }
+    let of = shared.clone();
+    let run = move || -> Result<Vec<Points>, ApiError> {
+        let asked = forms.into_iter().map(|form| form.alone(&of)).collect::<Result<Vec<_>, ApiError>>()?;
+        let wanted = asked.iter().map(|(request, _)| request.wanted()).fold(0, usize::saturating_add);
+        if wanted > LIMIT_MAX {
+            let text = format!("the queries want {wanted} points together, they may want {LIMIT_MAX}; send several");
+            return Err(ApiError::invalid(text));
         }
-        asked.push((form.read(shared, 10)?, select));
-    }
-    let run = move || {
         let one = |(request, select): (QueryRequest, Select)| {
             let with_vectors = !select.vectors.is_none();
             let points = request.run(&space, &select)?;
             Ok(Points { points: points.into_iter().map(|point| PointReply::ranked(point, with_vectors)).collect() })
         };
-        asked.into_iter().map(one).collect::<Result<Vec<Points>, VectorsError>>()
+        asked.into_iter().map(one).collect()
     };
-    Ok(shared.pool.run(run).await??)
+    shared.pool.run(run).await?
 }
 
 /// `POST /collections/{collection}/points/query`
@@ -527,15 +537,14 @@ pub(super) async fn groups(
         let grouping = Grouping { by, groups: limit(form.limit, 10)?, size: limit(form.group_size.take(), 3)? };
         let select = select(form.with_payload.take(), form.with_vector.take(), PayloadSelect::None)?;
         let lookup = form.with_lookup.take().map(|lookup| lookup.read(&shared)).transpose()?;
-        let request = form.read(&shared, 10)?;
-        let run = move || {
+        let of = shared.clone();
+        let run = move || -> Result<Vec<GroupReply>, ApiError> {
+            let request = form.read(&of, 10)?;
             let with_vectors = !select.vectors.is_none();
             let groups = grouping.run(&space, &request, &select)?;
-            Ok::<_, VectorsError>(
-                groups.into_iter().map(|group| group_reply(group, with_vectors, lookup.as_ref())).collect(),
-            )
+            Ok(groups.into_iter().map(|group| group_reply(group, with_vectors, lookup.as_ref())).collect())
         };
-        let groups: Vec<GroupReply> = shared.pool.run(run).await??;
+        let groups = shared.pool.run(run).await??;
         let work = groups.iter().flat_map(|group| &group.hits).map(PointReply::work).sum();
         large(&shared, arrived, work, json!({ "groups": groups })).await
     };
@@ -595,36 +604,48 @@ pub(super) async fn matrix(
         let fields: MatrixForm = body::json(&shared, &headers, body).await?;
         one_shard(fields.shard_key.as_ref())?;
         let (sample, limit) = (limit(fields.sample, 10)?.min(SAMPLE_MAX), limit(fields.limit, 3)?);
-        let filter = filter(fields.filter.as_ref())?;
+        let limit = limit.min(sample);
+        if sample.saturating_mul(limit) > LIMIT_MAX {
+            let text = format!("a matrix of {sample} points with {limit} each is more than {LIMIT_MAX} pairs");
+            return Err(ApiError::invalid(text));
+        }
+        let filter = filter_of(&shared, fields.filter).await?;
         let using = fields.using.unwrap_or_default();
         let space = at.space(&shared)?;
         space.config().vector(&using)?;
-        let rows = shared.pool.run(move || pairs(&space, &using, filter.as_deref(), sample, limit)).await?;
-        let work = rows.len() * limit * 32;
-        let result = match form.as_str() {
-            "pairs" => {
-                let pair = |(a, near): &(PointId, Vec<(PointId, f32)>)| {
-                    let a = *a;
-                    near.iter().map(move |(b, score)| json!({ "a": a, "b": b, "score": score })).collect::<Vec<_>>()
-                };
-                json!({ "pairs": rows.iter().flat_map(pair).collect::<Vec<_>>() })
-            }
-            "offsets" => offsets(&rows),
+        let written: fn(&[Row]) -> Value = match form.as_str() {
+            "pairs" => in_pairs,
+            "offsets" => offsets,
             _ => return Err(ApiError::new(Fault::Missing, "a matrix comes as `pairs` or `offsets`")),
         };
-        large(&shared, arrived, work, result).await
+        let find = move || written(&pairs(&space, &using, filter.as_deref(), sample, limit));
+        let result = shared.pool.run(find).await?;
+        large(&shared, arrived, sample * limit * 32, result).await
     };
     respond(answer.await)
 }
 
+/// A point of a matrix, and those near it.
+type Row = (PointId, Vec<(PointId, f32)>);
+
+fn in_pairs(rows: &[Row]) -> Value {
+    let pair = |(a, near): &Row| {
+        let a = *a;
+        near.iter().map(move |(b, score)| json!({ "a": a, "b": b, "score": score })).collect::<Vec<_>>()
+    };
+    json!({ "pairs": rows.iter().flat_map(pair).collect::<Vec<_>>() })
+}
+
 /// A matrix as the places of its entries.
-fn offsets(rows: &[(PointId, Vec<(PointId, f32)>)]) -> Value {
+fn offsets(rows: &[Row]) -> Value {
     let places: HashMap<PointId, usize> = rows.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect();
     let (mut row, mut column, mut scores) = (Vec::new(), Vec::new(), Vec::new());
     for (place, (_, near)) in rows.iter().enumerate() {
         for (id, score) in near {
+            // One that was deleted while its neighbours were looked for has no place.
+            let Some(other) = places.get(id) else { continue };
             row.push(place);
-            column.push(places.get(id).copied().unwrap_or(0));
+            column.push(*other);
             scores.push(*score);
         }
     }

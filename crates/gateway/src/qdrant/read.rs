@@ -12,12 +12,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::query::OrderForm;
-use super::reply::{PointReply, large, respond, small};
+use super::reply::{PointReply, json_bytes, large, respond, small};
 use super::space::At;
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
 
+/// Filters of this size are read in some 100 microseconds.
+const INLINE_FILTER_BYTES_MAX: usize = 16 * 1024;
 /// The most points of one answer.
 const LIMIT_MAX: usize = 1_000_000;
 
@@ -82,6 +84,12 @@ pub(super) fn filter(form: Option<&Value>) -> Result<Option<Arc<Filter>>, Vector
     Ok(form.map(Filter::read).transpose()?.map(Arc::new))
 }
 
+/// The same, read off the async threads where it is long: a filter may name a hundred thousand ids.
+pub(super) async fn filter_of(shared: &Shared, form: Option<Value>) -> Result<Option<Arc<Filter>>, ApiError> {
+    let small = form.as_ref().is_none_or(|form| json_bytes(form) < INLINE_FILTER_BYTES_MAX);
+    Ok(shared.pool.run_unless(small, move || filter(form.as_ref())).await??)
+}
+
 /// A limit that is not too large.
 pub(super) fn limit(wanted: Option<usize>, by_default: usize) -> Result<usize, VectorsError> {
     match wanted.unwrap_or(by_default) {
@@ -124,8 +132,8 @@ pub(super) async fn retrieve(
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
         let space = at.space(&shared)?;
         let vectors = !select.vectors.is_none();
-        let small = form.ids.len() <= 16;
-        let records = shared.pool.run_unless(small, move || space.retrieve(&form.ids, &select)).await?;
+        // However few: what is not in memory is read from disk.
+        let records = shared.pool.run(move || space.retrieve(&form.ids, &select)).await?;
         let replies = records.into_iter().map(|record| PointReply::of(record, vectors)).collect();
         points(&shared, arrived, replies).await
     };
@@ -147,8 +155,10 @@ pub(super) async fn one(
     let answer = async {
         let id: PointId = id.parse().map_err(VectorsError::from)?;
         let select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
-        let record = at.space(&shared)?.retrieve(&[id], &select).pop();
-        small(&shared, arrived, PointReply::of(record.ok_or(VectorsError::NoPoint(id))?, true)).await
+        let space = at.space(&shared)?;
+        let record = shared.pool.run(move || space.retrieve(&[id], &select).pop()).await?;
+        let reply = PointReply::of(record.ok_or(VectorsError::NoPoint(id))?, true);
+        large(&shared, arrived, reply.work(), reply).await
     };
     respond(answer.await)
 }
@@ -179,7 +189,7 @@ pub(super) async fn scroll(
         one_shard(form.shard_key.as_ref())?;
         let limit = limit(form.limit, 10)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
-        let (vectors, filter) = (!select.vectors.is_none(), filter(form.filter.as_ref())?);
+        let (vectors, filter) = (!select.vectors.is_none(), filter_of(&shared, form.filter).await?);
         let space = at.space(&shared)?;
         let (replies, next) = match form.order_by {
             None => {
@@ -234,7 +244,7 @@ pub(super) async fn count(
         let form: CountForm = body::json(&shared, &headers, body).await?;
         one_shard(form.shard_key.as_ref())?;
         let _ = form.exact;
-        let filter = filter(form.filter.as_ref())?;
+        let filter = filter_of(&shared, form.filter).await?;
         let space = at.space(&shared)?;
         let count = shared.pool.run(move || space.count(filter.as_deref())).await?;
         small(&shared, arrived, json!({ "count": count })).await
@@ -264,13 +274,13 @@ pub(super) async fn facet(
         let form: FacetForm = body::json(&shared, &headers, body).await?;
         one_shard(form.shard_key.as_ref())?;
         let _ = form.exact;
-        let (limit, filter) = (limit(form.limit, 10)?, filter(form.filter.as_ref())?);
+        let (limit, filter) = (limit(form.limit, 10)?, filter_of(&shared, form.filter).await?);
         let field = form.key.parse::<JsonPath>().map_err(VectorsError::from)?.to_string();
         let space = at.space(&shared)?;
         let counts = shared.pool.run(move || space.facet(&field, filter.as_deref(), limit)).await??;
         let hits: Vec<Value> =
             counts.into_iter().map(|(value, count)| json!({ "value": value, "count": count })).collect();
-        small(&shared, arrived, json!({ "hits": hits })).await
+        large(&shared, arrived, hits.len() * 64, json!({ "hits": hits })).await
     };
     respond(answer.await)
 }

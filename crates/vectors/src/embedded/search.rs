@@ -30,14 +30,16 @@ pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
         }
         _ => search,
     };
-    let least = search.threshold.map_or(f32::NEG_INFINITY, |score| config.distance.similarity(score));
+    let good = |found: &Found| {
+        search.threshold.is_none_or(|least| config.distance.beats(config.distance.score(found.similarity), least))
+    };
     let mut hits: Vec<Hit> = Vec::new();
     for (piece, segment) in reading.view.pieces.iter().enumerate() {
         let found = match segment {
             Piece::Sealed(segment) => in_sealed(reading, segment, metric, search),
             Piece::Open(open) => in_open(reading, &open.read(), metric, search),
         };
-        let near = found.into_iter().filter(|found| found.similarity >= least);
+        let near = found.into_iter().filter(good);
         hits.extend(near.map(|found| (Place { piece, row: found.row }, found.similarity)));
     }
     best_first(reading, &mut hits);

@@ -1,7 +1,8 @@
 //! Finding how thoroughly an index has to be asked for a wanted recall.
 //!
 //! Queries that were asked lately stand for those that will come; where they are too few, vectors of
-//! the collection, which then must not find themselves. Exact answers are computed once, and the
+//! the collection, which then must not find themselves. Those are easier: they stand in the graph
+//! beside what they look for. Exact answers are computed once, and the
 //! settings are tried from the quickest to the most thorough until one finds enough.
 
 use std::sync::Arc;
