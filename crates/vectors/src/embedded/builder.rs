@@ -343,6 +343,6 @@ fn build_index(
     let path = column.index_path(segment.folder());
     Index::build(column.rows(), vector, &path, threads, progress)??;
     // From the file: what is served is what will be served after the next start.
-    column.install(Index::open(&path, column.rows())?);
+    column.use_index(&path)?;
     Ok(())
 }
