@@ -17,7 +17,7 @@ use super::model::{
     CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind,
 };
 use super::quote::{abbreviated, shown};
-use super::source;
+use super::{routes, source};
 use crate::ByteSize;
 
 /// The most threads one profile may start; beyond it the machine only switches between them.
@@ -38,6 +38,7 @@ pub(super) fn check(document: &Value, found: &mut Found) {
     for (at, model) in models.iter().enumerate() {
         check_model(model, &format!("/models/{at}"), found);
     }
+    routes::check(document, found);
 }
 
 /// What is served by nobody's mistake, but perhaps not on purpose.
@@ -46,6 +47,7 @@ pub(super) fn warn(document: &Value, found: &mut Found) {
         let right = "write a [[models]] table with name, source and task".to_owned();
         found.key("/models", "no model is declared, so nothing is served".to_owned(), right);
     }
+    routes::warn(document, found);
 }
 
 /// One table of the document, with the values that hold where it says nothing.
@@ -95,7 +97,7 @@ impl Table<'_> {
     }
 }
 
-fn items<'a>(table: &'a Value, name: &str) -> &'a [Value] {
+pub(super) fn items<'a>(table: &'a Value, name: &str) -> &'a [Value] {
     table.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
@@ -126,7 +128,7 @@ fn addresses(server: &Table<'_>, found: &mut Found) {
 }
 
 /// Names that are equal, or equal but for case: files and labels made of them would collide.
-fn unique_names(tables: &[Value], pointer: &str, what: &str, found: &mut Found) {
+pub(super) fn unique_names(tables: &[Value], pointer: &str, what: &str, found: &mut Found) {
     let mut seen: HashMap<String, (usize, &str)> = HashMap::new();
     for (at, table) in tables.iter().enumerate() {
         let own = format!("{pointer}/{at}/name");
