@@ -12,6 +12,7 @@ mod read;
 mod reply;
 mod snapshots;
 mod space;
+pub(crate) mod steps;
 mod vectors;
 
 use axum::Router;

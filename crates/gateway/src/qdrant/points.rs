@@ -294,7 +294,7 @@ async fn write<F: DeserializeOwned + Send + 'static>(
 ) -> Result<Response, ApiError> {
     let form = operation(body::json(shared, headers, body).await?);
     let space = collection(shared, name)?.active();
-    let write = form.write(&Texts { shared, headers, arrived: arrived.0 }, &space).await?;
+    let write = form.write(&Texts { shared, headers, arrived: arrived.0, limit: None }, &space).await?;
     let number = space.write(vec![write], wait).await?;
     small(shared, arrived, updated(number, wait)).await
 }
@@ -350,7 +350,7 @@ pub(super) async fn batch(
             return Err(ApiError::invalid(text));
         }
         let space = collection(&shared, &name)?.active();
-        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0 };
+        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, limit: None };
         let mut writes = Vec::with_capacity(forms.operations.len());
         for form in forms.operations {
             writes.push(form.write(&texts, &space).await?);

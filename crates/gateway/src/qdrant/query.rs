@@ -430,7 +430,7 @@ async fn answer(
     mut forms: Vec<QueryForm>,
 ) -> Result<Vec<Points>, ApiError> {
     let space = collection(shared, name)?.active();
-    embed(&Texts { shared, headers, arrived: arrived.0 }, &space, &mut forms).await?;
+    embed(&Texts { shared, headers, arrived: arrived.0, limit: None }, &space, &mut forms).await?;
     let mut asked = Vec::with_capacity(forms.len());
     for mut form in forms {
         let select = select(form.with_payload.take(), form.with_vector.take(), PayloadSelect::None)?;
@@ -519,7 +519,7 @@ pub(super) async fn groups(
         let mut form: QueryForm = body::json(&shared, &headers, body).await?;
         let space = collection(&shared, &name)?.active();
         embed(
-            &Texts { shared: &shared, headers: &headers, arrived: arrived.0 },
+            &Texts { shared: &shared, headers: &headers, arrived: arrived.0, limit: None },
             &space,
             std::slice::from_mut(&mut form),
         )

@@ -1,6 +1,7 @@
 //! Which collection a request means, and the vectors that its texts become.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use halny_tasks::Answer;
 use halny_types::project::TaskKind;
@@ -33,6 +34,8 @@ pub(super) struct Texts<'a> {
     pub(super) shared: &'a Shared,
     pub(super) headers: &'a HeaderMap,
     pub(super) arrived: Tick,
+    /// The time there is from then on, where it is less than the model gives.
+    pub(super) limit: Option<Duration>,
 }
 
 impl Texts<'_> {
@@ -60,7 +63,7 @@ impl Texts<'_> {
             let given = serving.to_string();
             return Err(VectorsError::Space { holds: Box::new(made.clone()), given }.into());
         }
-        let admitted = prepare::admit(self.shared, self.headers, self.arrived, None, &model)?;
+        let admitted = prepare::admit(self.shared, self.headers, self.arrived, self.limit, &model)?;
         let texts: Vec<String> = documents.into_iter().map(|document| document.text).collect();
         let make = |task: &halny_tasks::Task, text: String| Ok(task.tokenise(&text)?);
         let done = admitted.run(texts, String::len, make).await?;

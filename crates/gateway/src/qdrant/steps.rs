@@ -1,0 +1,122 @@
+//! Searches and reads as the steps of routes ask for them.
+
+use std::sync::Arc;
+
+use halny_payload::{JsonPath, PointId};
+use halny_pipeline::{FetchRequest, Fetched, Point, SearchFor, SearchRequest, Vector};
+use halny_residency::Inference;
+use halny_types::project::routes::Payload;
+use halny_types::{Fault, RequestContext};
+use halny_vectors::embedded::Space;
+use halny_vectors::query::{Query, QueryRequest, VectorInput};
+use halny_vectors::{EmbeddingSpace, PayloadSelect, SearchParams, Select, VectorSelect, VectorsError};
+use http::HeaderMap;
+use serde_json::{Map, Value};
+
+use super::read::filter;
+use super::space::{Texts, collection};
+use super::vectors::Document;
+use crate::{ApiError, Shared};
+
+/// What an embedding model's vectors are of.
+///
+/// # Errors
+/// When the model does not say how many dimensions they have.
+pub(crate) fn space_of(model: &Inference) -> Result<EmbeddingSpace, ApiError> {
+    super::collections::space_made_by(model)
+}
+
+/// The points nearest to a vector or a text, in the collection's active space, which is taken once.
+///
+/// # Errors
+/// When there is no such collection, the vector is of another model than the collection's, or what is asked
+/// does not fit it.
+pub(crate) async fn search(
+    shared: &Shared,
+    context: &RequestContext,
+    request: SearchRequest,
+) -> Result<Vec<Point>, ApiError> {
+    let space = collection(shared, &request.collection)?.active();
+    let numbers = match request.near {
+        SearchFor::Vector(vector) => of_space(&space, vector)?,
+        SearchFor::Text(text) => {
+            let headers = HeaderMap::new();
+            let limit = Some(context.arrived.until(context.deadline));
+            let texts = Texts { shared, headers: &headers, arrived: context.arrived, limit };
+            let vectors = texts.embed(&space, vec![Document { text, model: None }]).await?;
+            vectors.into_iter().next().unwrap_or_default()
+        }
+    };
+    let filter = filter(request.filter.as_ref()).map_err(|error| {
+        // It stands in the project file, so that it is not the client's doing.
+        ApiError::new(Fault::Ours, format!("the filter of the step is not right: {error}"))
+    })?;
+    let select = select(&request.payload)?;
+    let asked = QueryRequest {
+        query: Some(Query::Nearest(VectorInput::Vector(numbers))),
+        using: request.using.unwrap_or_default(),
+        filter,
+        params: SearchParams { exact: request.exact, ..SearchParams::default() },
+        threshold: request.threshold,
+        limit: request.limit,
+        ..QueryRequest::default()
+    };
+    let wanted = !select.payload.is_none();
+    let found = shared.pool.run(move || asked.run(&space, &select)).await??;
+    let point = |ranked: halny_vectors::query::Ranked| {
+        let point = ranked.point;
+        Ok(Point { id: id(&point.id)?, score: point.score, payload: wanted.then(|| point.payload.unwrap_or_default()) })
+    };
+    found.into_iter().map(point).collect()
+}
+
+/// The points of these ids, in their order; those that are not there are left out.
+///
+/// # Errors
+/// When there is no such collection, or an id is none.
+pub(crate) async fn fetch(shared: &Shared, request: FetchRequest) -> Result<Vec<Fetched>, ApiError> {
+    let space = collection(shared, &request.collection)?.active();
+    let read = |id: &Value| {
+        serde_json::from_value::<PointId>(id.clone())
+            .map_err(|_| ApiError::invalid("the id of a point is a whole number from 0 on, or a UUID as text"))
+    };
+    let ids = request.ids.iter().map(read).collect::<Result<Vec<PointId>, ApiError>>()?;
+    let select = select(&request.payload)?;
+    let (wanted, small) = (!select.payload.is_none(), ids.len() <= 16);
+    let records = shared.pool.run_unless(small, move || space.retrieve(&ids, &select)).await?;
+    let fetched = |record: halny_vectors::Record| {
+        let payload: Option<Map<String, Value>> = wanted.then(|| record.payload.unwrap_or_default());
+        Ok(Fetched { id: id(&record.id)?, payload })
+    };
+    records.into_iter().map(fetched).collect()
+}
+
+/// The numbers of a vector that may be compared with those of a collection.
+fn of_space(space: &Arc<Space>, vector: Vector) -> Result<Vec<f32>, VectorsError> {
+    if let (Some(holds), Some(given)) = (&space.config().space, &vector.space)
+        && holds != given.as_ref()
+    {
+        return Err(VectorsError::Space { holds: Box::new(holds.clone()), given: given.to_string() });
+    }
+    Ok(vector.numbers.to_vec())
+}
+
+fn id(id: &PointId) -> Result<Value, ApiError> {
+    serde_json::to_value(id).map_err(|_| ApiError::new(Fault::Ours, "the id of a point has no form in JSON"))
+}
+
+fn select(payload: &Payload) -> Result<Select, ApiError> {
+    let payload = match payload {
+        Payload::Whole(true) => PayloadSelect::All,
+        Payload::Whole(false) => PayloadSelect::None,
+        Payload::Only(paths) => {
+            let path = |path: &String| {
+                path.parse::<JsonPath>().map_err(|error| {
+                    ApiError::new(Fault::Ours, format!("a path of with_payload is not right: {error}"))
+                })
+            };
+            PayloadSelect::Include(paths.iter().map(path).collect::<Result<_, _>>()?)
+        }
+    };
+    Ok(Select { payload, vectors: VectorSelect::None })
+}
