@@ -43,6 +43,14 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 pub struct Arrived(pub Tick);
 
+/// What a request is called: an extension of every request behind the door, and a header of its answer.
+#[derive(Clone, Debug)]
+pub struct Called(pub HeaderValue);
+
+/// What metrics know an answer's route by, where the router does not: an extension of the answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Label(pub(crate) &'static str);
+
 impl Door {
     /// A door that lets as many requests in at once as the limits say.
     #[must_use]
@@ -101,6 +109,7 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request:
     let mut response = if inside.has_place || exempt {
         let mut request = wrapped(request, &door, &inside);
         request.extensions_mut().insert(Arrived(arrived));
+        request.extensions_mut().insert(Called(id.clone()));
         next.run(request).await
     } else {
         let refused = door.full().respond(shape);
@@ -109,7 +118,8 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request:
         refused
     };
     response.headers_mut().insert(REQUEST_ID_HEADER, id);
-    let route = path.as_ref().map_or("unmatched", |path| route_label(path.as_str()));
+    let own = response.extensions().get::<Label>().map_or("unmatched", |label| label.0);
+    let route = path.as_ref().map_or(own, |path| route_label(path.as_str()));
     door.0.metrics.answered(route, response.status().as_u16(), arrived.until(Tick::now()));
     response.map(|body| Body::new(Outgoing { body, rest: Bytes::new(), _inside: inside }))
 }

@@ -118,7 +118,7 @@ async fn run(shared: &Shared, admitted: &Admitted<'_>, inputs: Raw) -> Result<Do
     }
 }
 
-fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
+pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>, ApiError> {
     let refused = |text: &str| ApiError::invalid(text).with_param("input");
     if text.starts_with("http:") || text.starts_with("https:") {
         return Err(refused("images are not fetched from addresses; send the image itself, in base64"));

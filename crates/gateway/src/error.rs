@@ -89,6 +89,12 @@ impl ApiError {
         &self.message
     }
 
+    /// When another try may do, where that is known.
+    #[must_use]
+    pub fn retry_time(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// The answer, in the shape of a protocol.
     #[must_use]
     pub fn respond(&self, shape: Shape) -> Response {

@@ -112,7 +112,7 @@ async fn answer(shared: &Shared, arrived: Arrived, headers: &HeaderMap, body: Bo
     .await
 }
 
-async fn query(shared: &Shared, task: &Arc<Task>, query: String) -> Result<Arc<Query>, ApiError> {
+pub(crate) async fn query(shared: &Shared, task: &Arc<Task>, query: String) -> Result<Arc<Query>, ApiError> {
     let (small, task) = (query.len() <= prepare::INLINE_BYTES_MAX, Arc::clone(task));
     let tokens = shared.pool.run_unless(small, move || task.tokenise_query(&query)).await?;
     tokens.map(Arc::new).map_err(|error| ApiError::from(error).with_param("query"))

@@ -1,7 +1,8 @@
 //! Which path leads where, on each of the two ports.
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::handler::Handler;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -9,13 +10,16 @@ use halny_types::Fault;
 use http::{StatusCode, Uri};
 
 use crate::admission::{Door, admit, shape_of};
-use crate::{ApiError, Shared, classify, health, oip, openai, playground, qdrant, rerank};
+use crate::{ApiError, Shared, classify, health, oip, openai, pipelines, playground, qdrant, rerank};
 
 /// The patterns that metrics know routes by.
-pub(crate) const LABELS: [&str; 40] = [
+pub(crate) const LABELS: [&str; 43] = [
     "/",
     "/health",
     "/metrics",
+    "/openapi.json",
+    "/halny/v1/routes",
+    "/halny/v1/routes/{route}/schema",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
@@ -69,7 +73,10 @@ pub fn data_router(shared: &Shared) -> Router {
         .route("/v1/rerank", post(rerank::rerank))
         .route("/v2/rerank", post(rerank::rerank))
         .route("/rerank", post(rerank::rerank))
-        .route("/halny/v1/classify", post(classify::classify));
+        .route("/halny/v1/classify", post(classify::classify))
+        .route("/openapi.json", get(pipelines::openapi))
+        .route("/halny/v1/routes", get(pipelines::list))
+        .route("/halny/v1/routes/{route}/schema", get(pipelines::schema));
     if shared.limits.now().metrics_on_data_port {
         router = router.route("/metrics", get(health::metrics));
     }
@@ -78,7 +85,8 @@ pub fn data_router(shared: &Shared) -> Router {
         .merge(qdrant::routes())
         .with_state(shared.clone())
         .merge(oip::grpc_routes(shared));
-    behind_door(router, shared)
+    let own = shared.clone();
+    behind_door(router, shared, move |request: Request| pipelines::dispatch(own.clone(), request))
 }
 
 /// What the operator reaches, over loopback.
@@ -90,25 +98,26 @@ pub fn admin_router(shared: &Shared) -> Router {
         .merge(oip::admin_routes())
         .merge(qdrant::admin_routes())
         .with_state(shared.clone());
-    behind_door(router, shared).layer(from_fn(crate::server::loopback_names_only))
+    behind_door(router, shared, nothing_here).layer(from_fn(crate::server::loopback_names_only))
 }
 
-fn behind_door(router: Router, shared: &Shared) -> Router {
+/// What has no path of Halny's own goes to `others`.
+fn behind_door<H: Handler<T, ()>, T: 'static>(router: Router, shared: &Shared, others: H) -> Router {
     let door = Door::new(shared.limits.clone(), shared.metrics.gateway().clone());
     router
-        .fallback(nothing_here)
+        .fallback(others)
         .method_not_allowed_fallback(wrong_method)
         // Bodies are limited where they are read, with an error in the protocol's own shape.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(door, admit))
 }
 
-async fn nothing_here(uri: Uri) -> Response {
+pub(crate) async fn nothing_here(uri: Uri) -> Response {
     ApiError::new(Fault::Missing, "there is nothing at this path; GET /v1/models lists the models")
         .respond(shape_of(uri.path()))
 }
 
-async fn wrong_method(uri: Uri) -> Response {
+pub(crate) async fn wrong_method(uri: Uri) -> Response {
     ApiError::invalid("this path takes another method")
         .with_status(StatusCode::METHOD_NOT_ALLOWED)
         .respond(shape_of(uri.path()))
@@ -118,4 +127,17 @@ async fn wrong_method(uri: Uri) -> Response {
 async fn reload(axum::extract::State(shared): axum::extract::State<Shared>) -> StatusCode {
     shared.reload.notify_one();
     StatusCode::ACCEPTED
+}
+
+#[cfg(test)]
+mod tests {
+    use super::LABELS;
+    use halny_types::project::routes::is_reserved;
+
+    #[test]
+    fn no_route_of_a_project_can_have_a_path_of_halnys_own() {
+        for path in LABELS.iter().chain(&crate::qdrant::LABELS) {
+            assert!(is_reserved(path), "{path}");
+        }
+    }
 }

@@ -22,13 +22,23 @@ use crate::writing::Answers;
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Events that go out in one write at most.
-const TOGETHER_MAX: usize = 64;
+pub(crate) const TOGETHER_MAX: usize = 64;
 
 /// Events on their way out.
 #[derive(Debug, Default)]
 pub(crate) struct Events(String);
 
 impl Events {
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What goes out.
+    pub(crate) fn into_bytes(self) -> Bytes {
+        Bytes::from(self.0)
+    }
+
     /// An event without a name.
     pub(crate) fn data(&mut self, data: &impl Serialize) {
         // What is written has string keys and no maps that refuse to be; writing into a string cannot fail.
@@ -75,6 +85,14 @@ pub(crate) fn respond<T: Teller>(answers: Answers, teller: T) -> Response {
         let chunk = stream.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(chunk), stream))
     });
+    response(body)
+}
+
+/// A response whose body is events.
+pub(crate) fn response<S>(body: S) -> Response
+where
+    S: futures::Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static,
+{
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),

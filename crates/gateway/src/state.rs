@@ -14,7 +14,7 @@ use halny_types::project::Server;
 use halny_types::{RequestContext, TenantId, Tick};
 use halny_vectors::embedded::Store;
 
-use crate::ApiError;
+use crate::{ApiError, Routes};
 
 /// The limits of a server.
 #[derive(Clone, Debug)]
@@ -94,6 +94,8 @@ pub struct Shared {
     pub vectors: Option<Arc<Store>>,
     /// Told when the operator asks for the project file to be read again.
     pub reload: Arc<Notify>,
+    /// The project's own paths, as of now.
+    pub routes: Routes,
 }
 
 /// The header by which a client gives a request less time than its model's profile does.

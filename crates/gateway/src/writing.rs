@@ -137,6 +137,20 @@ pub(crate) async fn write(
 ) -> Result<Answers, ApiError> {
     let profile = shared.profile(headers);
     let context = shared.context(headers, arrived, writing.deadline(profile))?;
+    write_within(shared, context, profile, writing, ask).await
+}
+
+/// The same of a request whose context is made already.
+///
+/// # Errors
+/// As [`write`], but for the headers.
+pub(crate) async fn write_within(
+    shared: &Shared,
+    context: RequestContext,
+    profile: Option<&str>,
+    writing: Arc<Writing>,
+    ask: Ask,
+) -> Result<Answers, ApiError> {
     if ask.prompts.is_empty() || ask.prompts.len().saturating_mul(ask.answers) > ANSWERS_MAX || ask.answers == 0 {
         let text = format!(
             "{} prompts with {} answers each; one request may ask for 1 to {ANSWERS_MAX} answers in all",

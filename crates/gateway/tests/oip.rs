@@ -62,6 +62,7 @@ async fn rig(engine: FakeEngine, task: &str, more: &str) -> Rig {
     let shared = Shared {
         residency,
         pool: CpuPool::new(NonZeroUsize::new(2).unwrap(), 64).unwrap(),
+        routes: halny_gateway::Routes::new(metrics.clone()),
         metrics,
         limits: LiveLimits::new(limits),
         vectors: None,

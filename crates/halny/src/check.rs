@@ -29,7 +29,9 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     for warning in &checked.warnings {
         println!("warning: {}", warning.render("halny.toml"));
     }
-    let models = checked.project.models.len();
-    println!("{} is right: {models} model{}", file.path.display(), if models == 1 { "" } else { "s" });
+    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let (models, routes) = (checked.project.models.len(), checked.project.routes.len());
+    let routes = if routes == 0 { String::new() } else { format!(", {}", count(routes, "route")) };
+    println!("{} is right: {}{routes}", file.path.display(), count(models, "model"));
     Ok(())
 }

@@ -11,7 +11,7 @@ use halny_cpu_pool::CpuPool;
 use halny_engine_llama::LlamaEngine;
 use halny_engine_onnx::{OnnxEngine, Options};
 use halny_gateway::{
-    Limits, Listener, LiveLimits, Shared, admin_router, data_router, follow_models, serve, watch_collections,
+    Limits, Listener, LiveLimits, Routes, Shared, admin_router, data_router, follow_models, serve, watch_collections,
 };
 use halny_residency::{Applied, Engines, Places, Residency};
 use halny_telemetry::{LogFormat, Metrics};
@@ -139,6 +139,7 @@ fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyh
         residency: Residency::new(engines, places, metrics.clone()),
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
             .context("the CPU pool could not be started")?,
+        routes: Routes::new(metrics.clone()),
         metrics,
         limits: LiveLimits::new(Limits::from(&project.server)),
         vectors: Some(Arc::new(vectors)),
@@ -158,6 +159,8 @@ async fn ports(shared: Shared, clients: Listener, operator: Listener, stop: Canc
 impl Running {
     /// Loads the project's models for the first time. A model that cannot be loaded ends the start.
     async fn start(&self, began: Tick, starts: &Starts) -> anyhow::Result<()> {
+        // Before their models are there: who asks early hears that they are being loaded.
+        self.route(&self.project);
         let applied = self.shared.residency.apply(&self.project).await;
         if !applied.failed.is_empty() {
             let errors: Vec<String> = applied.failed.iter().map(ToString::to_string).collect();
@@ -204,11 +207,32 @@ impl Running {
         if let Some(vectors) = &self.shared.vectors {
             vectors.keep_warm(project.vectors.warm.as_usize());
         }
-        let applied = self.shared.residency.apply(&project).await;
+        let mut applied = Applied::default();
+        if !changes.routes.is_empty() && !changes.removed.is_empty() {
+            // A route that turns from a model that goes to one that comes: both are there until it has.
+            let kept = self.project.models.iter().filter(|model| changes.removed.contains(&model.name));
+            let mut both = project.clone();
+            both.models.extend(kept.cloned());
+            applied = self.shared.residency.apply(&both).await;
+            follow_models(&self.shared).await;
+            self.route(&project);
+        }
+        let rest = self.shared.residency.apply(&project).await;
         follow_models(&self.shared).await;
+        self.route(&project);
+        applied.loaded.extend(rest.loaded);
+        applied.removed.extend(rest.removed);
+        applied.failed = rest.failed;
         report(&applied);
         (self.file, self.project) = (file, project);
         Ok(())
+    }
+
+    /// Serves the routes of a project, from the next request on.
+    fn route(&self, project: &Project) {
+        for error in self.shared.routes.set(&project.routes) {
+            tracing::error!(%error, "a route is not served");
+        }
     }
 }
 

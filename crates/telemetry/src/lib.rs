@@ -13,6 +13,7 @@ pub mod generation;
 pub mod lane;
 pub mod log;
 pub mod model;
+pub mod route;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ pub use generation::GenerationMetrics;
 pub use lane::{LaneLabels, LaneMetrics};
 pub use log::LogFormat;
 pub use model::ModelMetrics;
+pub use route::{Objective, RouteFamilies, RouteMetrics, RouteOutcome};
 
 /// Everything that is counted in one server. Cloning shares it, and costs one count: every request
 /// does.
@@ -40,6 +42,7 @@ struct Families {
     lanes: lane::LaneFamilies,
     models: ModelMetrics,
     gateway: GatewayMetrics,
+    routes: RouteFamilies,
 }
 
 impl Default for Metrics {
@@ -56,10 +59,11 @@ impl Metrics {
         let lanes = lane::LaneFamilies::register(&mut registry);
         let models = ModelMetrics::register(&mut registry);
         let gateway = GatewayMetrics::register(&mut registry);
+        let routes = RouteFamilies::register(&mut registry);
         let mut foreign = Registry::default();
         let generation = generation::GenerationFamilies::register(&mut registry, &mut foreign);
         let (registry, foreign) = (RwLock::new(registry), RwLock::new(foreign));
-        Metrics(Arc::new(Families { registry, foreign, generation, lanes, models, gateway }))
+        Metrics(Arc::new(Families { registry, foreign, generation, lanes, models, gateway, routes }))
     }
 
     /// The handle of one lane.
@@ -99,6 +103,12 @@ impl Metrics {
     /// Tells of these collections too from now on.
     pub fn watch_collections(&self, collections: impl Collections) {
         self.0.registry.write().register_collector(Box::new(collections::Watch(collections)));
+    }
+
+    /// What the project's own routes are counted with.
+    #[must_use]
+    pub fn routes(&self) -> &RouteFamilies {
+        &self.0.routes
     }
 
     /// All metrics in the OpenMetrics text format 1.0, as `/metrics` answers.
@@ -194,9 +204,42 @@ mod tests {
     }
 
     #[test]
+    fn a_route_counts_promises_kept_and_broken_and_leaves_no_series_when_it_goes() {
+        let metrics = Metrics::new();
+        let objective = Objective { latency: Duration::from_millis(10), quantile: 0.9, errors: 0.01 };
+        let route = metrics.routes().bind("ask", &["hits"], Some(objective));
+        let (short, long) = (Duration::from_millis(10), Duration::from_millis(11));
+        route.ended(RouteOutcome::Answered, long, short);
+        route.ended(RouteOutcome::Answered, long, long);
+        route.ended(RouteOutcome::Failed("overloaded"), long, long);
+        route.ended(RouteOutcome::Refused("invalid_request"), short, short);
+        route.ended(RouteOutcome::Cancelled, short, short);
+        route.step("hits", short);
+        route.fell_back("hits");
+        let text = metrics.render();
+        for line in [
+            "halny_route_requests_total{route=\"ask\",outcome=\"ok\"} 2",
+            "halny_route_requests_total{route=\"ask\",outcome=\"cancelled\"} 1",
+            "halny_route_duration_seconds_count{route=\"ask\"} 2",
+            "halny_route_step_duration_seconds_count{route=\"ask\",step=\"hits\"} 1",
+            "halny_route_fallbacks_total{route=\"ask\",step=\"hits\"} 1",
+            "halny_route_slo_requests_total{route=\"ask\",objective=\"latency\",event=\"good\"} 1",
+            "halny_route_slo_requests_total{route=\"ask\",objective=\"latency\",event=\"bad\"} 1",
+            "halny_route_slo_requests_total{route=\"ask\",objective=\"errors\",event=\"good\"} 2",
+            "halny_route_slo_requests_total{route=\"ask\",objective=\"errors\",event=\"bad\"} 1",
+            "halny_route_slo_objective_ratio{route=\"ask\",objective=\"errors\"} 0.99",
+        ] {
+            assert!(text.lines().any(|own| own == line), "{line} is not in\n{text}");
+        }
+        route.forget();
+        assert!(!metrics.render().contains("\"ask\""), "{}", metrics.render());
+    }
+
+    #[test]
     fn every_name_says_its_unit() {
         let metrics = Metrics::new();
-        let units = ["seconds", "items", "tokens", "ratio", "bytes", "requests", "models", "info", "connections"];
+        let units =
+            ["seconds", "items", "tokens", "ratio", "bytes", "requests", "models", "info", "connections", "fallbacks"];
         for line in metrics.render().lines().filter(|line| line.starts_with("# TYPE halny")) {
             let name = line.split(' ').nth(2).unwrap_or_default();
             assert!(units.iter().any(|unit| name.ends_with(unit)), "{name} says no unit");

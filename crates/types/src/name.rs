@@ -125,6 +125,10 @@ name! {
     CollectionName
 }
 name! {
+    /// The name of a route of the project's own.
+    RouteName
+}
+name! {
     /// Who a request belongs to.
     TenantId
 }

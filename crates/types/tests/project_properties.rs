@@ -40,6 +40,38 @@ task = "classify-image"
 profiles = [{ name = "a", max_batch_delay_ms = 0 }, { name = "b", device = "cuda:0" }]
 "#;
 
+/// A route that needs no models.
+const ROUTE: &str = r#"
+[[routes]]
+name = "find"
+path = "/find"
+description = "Finds."
+deadline_ms = 900
+slo = { latency_ms = 50, quantile = 0.9, errors = 0.001 }
+[routes.request]
+text = { type = "string", enum = ["a", "b"], description = "What." }
+near = { type = "array", items = { type = "number", minimum = -1.0 }, max_items = 3, optional = true }
+page = { type = "object", fields = { size = { type = "integer", default = 5 } }, default = {} }
+[[routes.steps]]
+name = "hits"
+timeout_ms = 100
+fallback = { points = [] }
+search = { collection = "c", text = "${request.text}", limit = "${request.page.size}", with_payload = ["name"], exact = true }
+[[routes.steps]]
+name = "more"
+fetch-payload = { collection = "d", ids = "${hits.points[*].id}", with_payload = false }
+[[routes.steps]]
+name = "joined"
+[routes.steps.join]
+items = "${more.points}"
+each = """
+${number}: $${literal}
+"""
+[routes.response]
+text = "${joined.text}"
+names = ["${hits.points[*].payload.name}", { near = "${request.near}", one = 1 }]
+"#;
+
 fn count() -> impl Strategy<Value = CpuThreads> {
     prop_oneof![Just(CpuThreads::Auto), (1_usize..=64).prop_map(CpuThreads::Count)]
 }
@@ -206,10 +238,12 @@ prop_compose! {
         kept in path(),
         warm in (0u64..4_096).prop_map(ByteSize::mib),
         mut models in prop::collection::vec(model(), 0..5),
+        routed: bool,
     ) -> Project {
+        let routes = if routed { check(ROUTE).unwrap().project.routes } else { Vec::new() };
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
-        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors: Vectors { folder: kept, warm }, models }
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors: Vectors { folder: kept, warm }, models, routes }
     }
 }
 
@@ -274,7 +308,7 @@ proptest! {
     fn any_heap_of_toml_is_answered(words in prop::collection::vec(select(vec![
         "[", "]", "[[", "]]", "{", "}", "=", ",", ".", "\n", "\"", "'", "\"\"\"", "#", "\r\n", "models", "server", "profiles",
         "text", "name", "a", "\"x\"", "1", "-1", "0x", "1.5", "inf", "true", "2024-01-01", "\u{0}", "\u{feff}", "ü", "~/",
-        "[models]\n", "[[models]]\n", "[server]\n", "name = \"a\"\n", "max_batch_size = 3\n", "address = \"a:1\"\n",
+        "[[routes]]\n", "steps", "request", "response", "\"${a.b}\"", "embed", "[models]\n", "[[models]]\n", "[server]\n", "name = \"a\"\n", "max_batch_size = 3\n", "address = \"a:1\"\n",
     ]), 0..40)) {
         check_sanely(&words.concat())?;
     }
@@ -285,7 +319,7 @@ proptest! {
             "", "=", "[", "]", "{", "\"", "\n", "9", "x", "\u{1}", "-", ".", "ü", "[[models]]\n", "inf", "1979-05-27",
         ])), 1..4),
     ) {
-        let mut chars: Vec<char> = VALID.chars().collect();
+        let mut chars: Vec<char> = VALID.chars().chain(ROUTE.chars()).collect();
         for (at, removed, inserted) in cuts {
             let at = at.index(chars.len());
             let end = (at + removed).min(chars.len());

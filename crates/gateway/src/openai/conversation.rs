@@ -15,26 +15,26 @@ use crate::{ApiError, Shared};
 
 /// What a request says of its conversation, still as text: brackets unfold to many times as much.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
-    pub(super) messages: Option<Box<RawValue>>,
-    pub(super) tools: Option<Box<RawValue>>,
-    pub(super) tool_choice: Option<Box<RawValue>>,
+pub(crate) struct Asked {
+    pub(crate) messages: Option<Box<RawValue>>,
+    pub(crate) tools: Option<Box<RawValue>>,
+    pub(crate) tool_choice: Option<Box<RawValue>>,
     /// Another message in front, of the system.
-    pub(super) instructions: Option<String>,
-    pub(super) add_generation_prompt: bool,
-    pub(super) continue_final_message: bool,
+    pub(crate) instructions: Option<String>,
+    pub(crate) add_generation_prompt: bool,
+    pub(crate) continue_final_message: bool,
     /// Further names for the template.
-    pub(super) extra: Option<Box<RawValue>>,
+    pub(crate) extra: Option<Box<RawValue>>,
 }
 
 /// What a model is given, and how its answer is to be read.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) prompt: Prompt,
+pub(crate) struct Prepared {
+    pub(crate) prompt: Prompt,
     /// How calls of tools are written, where the model may make any.
-    pub(super) tools: Option<ToolFormat>,
+    pub(crate) tools: Option<ToolFormat>,
     /// What the answer begins with already, and has to look like: a call that was asked for.
-    pub(super) forced: Option<(String, Format)>,
+    pub(crate) forced: Option<(String, Format)>,
 }
 
 /// Renders the conversation, in the CPU pool.
@@ -42,7 +42,7 @@ pub(super) struct Prepared {
 /// # Errors
 /// What is wrong with the messages or the tools, that the model has no template, or what its template
 /// says.
-pub(super) async fn prepare(shared: &Shared, writing: &Arc<Writing>, asked: Asked) -> Result<Prepared, ApiError> {
+pub(crate) async fn prepare(shared: &Shared, writing: &Arc<Writing>, asked: Asked) -> Result<Prepared, ApiError> {
     let writing = Arc::clone(writing);
     shared.pool.run(move || render(&writing, asked)).await?
 }
@@ -94,7 +94,7 @@ fn render(writing: &Writing, asked: Asked) -> Result<Prepared, ApiError> {
 }
 
 /// A part of a request that may have any form, but not any number of elements.
-pub(super) fn parsed<T: DeserializeOwned>(raw: &RawValue, param: &'static str) -> Result<T, ApiError> {
+pub(crate) fn parsed<T: DeserializeOwned>(raw: &RawValue, param: &'static str) -> Result<T, ApiError> {
     if bounded::elements(raw.get()) > bounded::ELEMENTS_MAX {
         let text = format!("`{param}` has more than {} elements; send less", bounded::ELEMENTS_MAX);
         return Err(ApiError::new(Fault::TooLarge, text).with_param(param));

@@ -2,7 +2,7 @@
 
 mod chat;
 mod completions;
-mod conversation;
+pub(crate) mod conversation;
 mod embeddings;
 mod input;
 mod logprobs;

@@ -14,6 +14,7 @@ mod reply;
 mod snapshots;
 mod space;
 mod spaces;
+pub(crate) mod steps;
 mod tune;
 mod vectors;
 

@@ -450,7 +450,7 @@ async fn answer(
     mut forms: Vec<QueryForm>,
 ) -> Result<Vec<Points>, ApiError> {
     let chosen = at.choose(shared)?;
-    embed(&Texts { shared, headers, arrived: arrived.0 }, &chosen, &mut forms).await?;
+    embed(&Texts { shared, headers, arrived: arrived.0, limit: None }, &chosen, &mut forms).await?;
     let space = chosen.space;
     let of = shared.clone();
     let run = move || -> Result<Vec<Points>, ApiError> {
@@ -532,7 +532,7 @@ pub(super) async fn groups(
     let answer = async {
         let mut form: QueryForm = body::json(&shared, &headers, body).await?;
         let chosen = at.choose(&shared)?;
-        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0 };
+        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, limit: None };
         embed(&texts, &chosen, std::slice::from_mut(&mut form)).await?;
         let space = chosen.space;
         let by = form.group_by.take().ok_or_else(|| ApiError::invalid("`group_by` names the field to group by"))?;

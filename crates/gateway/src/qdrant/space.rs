@@ -4,6 +4,7 @@
 //! swapped meanwhile, what it asks and what it finds are of one model version.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::response::Response;
@@ -209,6 +210,8 @@ pub(super) struct Texts<'a> {
     pub(super) shared: &'a Shared,
     pub(super) headers: &'a HeaderMap,
     pub(super) arrived: Tick,
+    /// The time there is from then on, where it is less than the model gives.
+    pub(super) limit: Option<Duration>,
 }
 
 impl Texts<'_> {
@@ -231,7 +234,7 @@ impl Texts<'_> {
             return Err(VectorsError::Space { holds: Box::new(made.clone()), given }.into());
         }
         let model = chosen.model(self.shared, made)?;
-        let admitted = prepare::admit(self.shared, self.headers, self.arrived, None, &model)?;
+        let admitted = prepare::admit(self.shared, self.headers, self.arrived, self.limit, &model)?;
         let texts: Vec<String> = documents.into_iter().map(|document| document.text).collect();
         let make = |task: &halny_tasks::Task, text: String| Ok(task.tokenise(&text)?);
         let done = admitted.run(texts, String::len, make).await?;

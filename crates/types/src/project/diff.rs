@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Model, Project, Server};
-use crate::ModelName;
+use crate::{ModelName, RouteName};
 
 /// The difference between two project files, as work for a running server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct ProjectDiff {
     pub removed: Vec<ModelName>,
     /// Models of which any setting differs, in the order of the new file.
     pub changed: Vec<ModelName>,
+    /// Routes that are new, gone or differ, in the order of the new file and then of the old.
+    pub routes: Vec<RouteName>,
     /// Settings outside the models that apply at once, such as `server.max_body`.
     pub live: Vec<&'static str>,
     /// Settings that only a restart applies: what is bound, started or loaded once in a process.
@@ -45,6 +47,14 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     }
     let gone = old.models.iter().filter(|model| !new_models.contains_key(&model.name));
     diff.removed.extend(gone.map(|model| model.name.clone()));
+    let by_name =
+        |project: &'_ Project, name: &RouteName| project.routes.iter().find(|route| route.name == *name).cloned();
+    let differs = |name: &RouteName| by_name(old, name) != by_name(new, name);
+    for route in new.routes.iter().chain(&old.routes) {
+        if differs(&route.name) && !diff.routes.contains(&route.name) {
+            diff.routes.push(route.name.clone());
+        }
+    }
     diff_server(&old.server, &new.server, &mut diff);
     if old.onnxruntime != new.onnxruntime {
         diff.restart.push("onnxruntime.library");

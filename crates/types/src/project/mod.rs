@@ -16,6 +16,7 @@ mod json;
 mod locate;
 pub mod model;
 mod quote;
+pub mod routes;
 mod rules;
 mod schema;
 mod shape;
@@ -28,4 +29,5 @@ pub use model::{
     Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind,
     TextOptions, Vectors, WARM_RANGE,
 };
+pub use routes::Route;
 pub use schema::schema;

@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::generate::{GENERATE_DEADLINE_MS, GenerateOptions, GenerateProfile};
+use super::routes::Route;
 use crate::{ByteSize, ModelName, ProfileName};
 
 /// The most models in one project.
@@ -39,6 +40,9 @@ pub struct Project {
     /// The models that are served.
     #[schemars(length(max = 1_024))]
     pub models: Vec<Model>,
+    /// Paths of the project's own, each answered by steps over its models and collections.
+    #[schemars(length(max = 256))]
+    pub routes: Vec<Route>,
 }
 
 /// Addresses and limits of the server.

@@ -18,7 +18,7 @@ use super::model::{
     WARM_RANGE,
 };
 use super::quote::{abbreviated, shown};
-use super::source;
+use super::{routes, source};
 use crate::ByteSize;
 
 /// The most threads one profile may start; beyond it the machine only switches between them.
@@ -43,6 +43,7 @@ pub(super) fn check(document: &Value, found: &mut Found) {
     for (at, model) in models.iter().enumerate() {
         check_model(model, &format!("/models/{at}"), found);
     }
+    routes::check(document, found);
 }
 
 /// What is served by nobody's mistake, but perhaps not on purpose.
@@ -51,6 +52,7 @@ pub(super) fn warn(document: &Value, found: &mut Found) {
         let right = "write a [[models]] table with name, source and task".to_owned();
         found.key("/models", "no model is declared, so nothing is served".to_owned(), right);
     }
+    routes::warn(document, found);
 }
 
 /// One table of the document, with the values that hold where it says nothing.
@@ -100,7 +102,7 @@ impl Table<'_> {
     }
 }
 
-fn items<'a>(table: &'a Value, name: &str) -> &'a [Value] {
+pub(super) fn items<'a>(table: &'a Value, name: &str) -> &'a [Value] {
     table.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
@@ -131,7 +133,7 @@ fn addresses(server: &Table<'_>, found: &mut Found) {
 }
 
 /// Names that are equal, or equal but for case: files and labels made of them would collide.
-fn unique_names(tables: &[Value], pointer: &str, what: &str, found: &mut Found) {
+pub(super) fn unique_names(tables: &[Value], pointer: &str, what: &str, found: &mut Found) {
     let mut seen: HashMap<String, (usize, &str)> = HashMap::new();
     for (at, table) in tables.iter().enumerate() {
         let own = format!("{pointer}/{at}/name");

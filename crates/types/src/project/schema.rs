@@ -80,7 +80,10 @@ pub(super) fn resolve<'s>(schema: &'s Value, mut node: &'s Value) -> &'s Value {
 pub(super) fn node_at<'s>(schema: &'s Value, pointer: &str) -> Option<&'s Value> {
     super::locate::segments(pointer).try_fold(schema, |node, segment| {
         let node = resolve(schema, node);
-        node.get("properties").and_then(|properties| properties.get(segment.as_ref())).or_else(|| node.get("items"))
+        let named = node.get("properties").and_then(|properties| properties.get(segment.as_ref()));
+        // A table whose names are the user's own says once what stands behind each.
+        let any = || node.get("additionalProperties").filter(|any| any.is_object());
+        named.or_else(|| node.get("items")).or_else(any)
     })
 }
 
@@ -162,8 +165,9 @@ mod tests {
             }
         });
         assert_eq!(
-            tables, 11,
-            "project, server, onnxruntime, cache, vectors, model, text options, generate options, adapter, profile, its generate"
+            tables, 23,
+            "project, server, onnxruntime, cache, vectors, model, text options, generate options, adapter, profile, its generate; \
+             route, slo, field, step, its seven actions, message"
         );
     }
 

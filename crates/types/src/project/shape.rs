@@ -19,6 +19,8 @@ const COMPARED_BYTES_MAX: usize = 64;
 /// How alike two names must be (Jaro-Winkler, 0 to 1) for one to be proposed for the other.
 /// `max_batchsize` and `max_batch_size` have 0.98, `tsak` and `task` 0.93, `foo` and `task` 0.
 const LIKENESS_MIN: f64 = 0.84;
+/// A name this much alike is meant, whatever other table has the name that was written.
+const LIKENESS_SURE: f64 = 0.95;
 
 static SCHEMA: LazyLock<Value> = LazyLock::new(schema);
 static VALIDATOR: LazyLock<Option<Validator>> = LazyLock::new(|| jsonschema::draft202012::new(&SCHEMA).ok());
@@ -173,6 +175,7 @@ fn instead_of(name: &str, pointer: &str, table: &Value) -> String {
             .max_by(|a, b| a.0.total_cmp(&b.0));
         let elsewhere = tables(&SCHEMA).into_iter().find(|(_, names)| names.contains(&name));
         match (nearest, elsewhere) {
+            (Some((likeness, nearest)), _) if likeness >= LIKENESS_SURE => return format!("write {nearest}"),
             (_, Some((header, _))) => return format!("write {name} under {header}"),
             (Some((_, nearest)), None) => return format!("write {nearest}"),
             (None, None) => {}

@@ -1,0 +1,184 @@
+//! Paths of the project's own: `[[routes]]`, each a plan of steps that run in this process.
+//!
+//! What is at a path is looked up for each request, so that a change of the project file applies to the next
+//! one; a request keeps the plan that it began with. Routes are found only where no path of Halny's own
+//! is, which the check of the project file takes care of.
+
+mod reply;
+mod steps;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use halny_pipeline::{Plan, request_schema, response_schema};
+use halny_telemetry::{Metrics, Objective, RouteMetrics};
+use halny_types::Fault;
+use halny_types::project::routes::Route;
+use http::{HeaderValue, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::admission::{Arrived, Called, Label};
+use crate::error::Shape;
+use crate::path::Named;
+use crate::{ApiError, Shared, routes};
+
+/// How metrics of the gateway know these paths, whichever they are.
+const LABEL: &str = "{route}";
+
+/// The project's routes, as of now. Cloning shares them.
+#[derive(Clone)]
+pub struct Routes {
+    table: Arc<ArcSwap<Table>>,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct Table {
+    by_path: HashMap<String, Arc<Served>>,
+    /// By name: the order of the list.
+    by_name: BTreeMap<String, Arc<Served>>,
+    /// The OpenAPI document of all.
+    openapi: Bytes,
+}
+
+/// A route that is served.
+struct Served {
+    plan: Arc<Plan>,
+    metrics: RouteMetrics,
+}
+
+impl Routes {
+    /// No route yet.
+    #[must_use]
+    pub fn new(metrics: Metrics) -> Routes {
+        let routes = Routes { table: Arc::default(), metrics };
+        routes.set(&[]);
+        routes
+    }
+
+    /// From now on these routes are served. Requests that have begun go on with what they began with. A route
+    /// that has not changed is not touched.
+    ///
+    /// Tells which could not be: a project that was checked has none such.
+    pub fn set(&self, routes: &[Route]) -> Vec<halny_pipeline::PlanError> {
+        let before = self.table.load_full();
+        let (mut table, mut refused) = (Table::default(), Vec::new());
+        for route in routes {
+            let same = before.by_name.get(route.name.as_str()).filter(|served| served.plan.route() == route);
+            let served = match same {
+                Some(served) => Arc::clone(served),
+                None => match Plan::new(route.clone()) {
+                    Ok(plan) => Arc::new(Served { metrics: self.bind(&plan), plan: Arc::new(plan) }),
+                    Err(error) => {
+                        refused.push(error);
+                        continue;
+                    }
+                },
+            };
+            table.by_path.insert(route.path.clone(), Arc::clone(&served));
+            table.by_name.insert(route.name.to_string(), served);
+        }
+        let document = halny_pipeline::openapi(table.by_name.values().map(|served| served.plan.as_ref()));
+        table.openapi = Bytes::from(document.to_string());
+        for (name, served) in &before.by_name {
+            if !table.by_name.contains_key(name) {
+                served.metrics.forget();
+            }
+        }
+        self.table.store(Arc::new(table));
+        refused
+    }
+
+    fn bind(&self, plan: &Plan) -> RouteMetrics {
+        let route = plan.route();
+        let objective = route.slo.map(|slo| Objective {
+            latency: Duration::from_millis(slo.latency_ms),
+            quantile: slo.quantile,
+            errors: slo.errors,
+        });
+        let steps: Vec<&str> = route.steps.iter().map(|step| step.name.as_str()).collect();
+        self.metrics.routes().bind(route.name.as_str(), &steps, objective)
+    }
+}
+
+/// What is at a path that is not Halny's own.
+pub(crate) async fn dispatch(shared: Shared, request: Request) -> Response {
+    let served = shared.routes.table.load().by_path.get(request.uri().path()).map(Arc::clone);
+    let Some(served) = served else { return routes::nothing_here(request.uri().clone()).await };
+    let mut response = if request.method() == Method::POST {
+        answer(&shared, &served, request).await
+    } else {
+        let mut refused = routes::wrong_method(request.uri().clone()).await;
+        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        refused
+    };
+    response.extensions_mut().insert(Label(LABEL));
+    response
+}
+
+async fn answer(shared: &Shared, served: &Arc<Served>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let arrived = parts.extensions.get::<Arrived>().copied();
+    let called = parts.extensions.get::<Called>().and_then(|called| called.0.to_str().ok()).unwrap_or_default();
+    let Some(arrived) = arrived else {
+        return ApiError::new(Fault::Ours, "the request came by no door").respond(Shape::OpenAi);
+    };
+    reply::answer(shared, served, arrived, called, &parts.headers, body).await
+}
+
+/// `GET /halny/v1/routes`: the project's routes.
+pub(crate) async fn list(State(shared): State<Shared>) -> Response {
+    let table = shared.routes.table.load();
+    let routes: Vec<Value> = table.by_name.values().map(|served| card(&served.plan)).collect();
+    axum::Json(json!({ "routes": routes })).into_response()
+}
+
+fn card(plan: &Plan) -> Value {
+    let route = plan.route();
+    let step = |(at, step): (usize, &halny_types::project::routes::Step)| {
+        let needs: Vec<&str> = plan.needs(at).iter().map(|need| plan.step_name(*need)).collect();
+        json!({
+            "name": step.name,
+            "kind": step.action().map(|action| action.name()),
+            "reads": needs,
+            "has_fallback": step.fallback.is_some(),
+        })
+    };
+    json!({
+        "name": route.name,
+        "path": route.path,
+        "description": route.description,
+        "deadline_ms": route.deadline_ms,
+        "slo": route.slo,
+        "streams": plan.streams(),
+        "steps": route.steps.iter().enumerate().map(step).collect::<Vec<Value>>(),
+    })
+}
+
+/// `GET /halny/v1/routes/{route}/schema`: the JSON Schema of its requests, and of its answers.
+pub(crate) async fn schema(State(shared): State<Shared>, Named(name): Named<String>) -> Response {
+    let table = shared.routes.table.load();
+    match table.by_name.get(&name) {
+        Some(served) => {
+            let plan = &served.plan;
+            let schemas = json!({ "request": request_schema(plan), "response": response_schema(plan) });
+            axum::Json(schemas).into_response()
+        }
+        None => {
+            let shown: String = name.chars().take(64).collect();
+            let text = format!("there is no route {shown:?}; GET /halny/v1/routes lists those there are");
+            ApiError::new(Fault::Missing, text).respond(Shape::OpenAi)
+        }
+    }
+}
+
+/// `GET /openapi.json`: the OpenAPI document of the project's routes.
+pub(crate) async fn openapi(State(shared): State<Shared>) -> Response {
+    let document = shared.routes.table.load().openapi.clone();
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], document).into_response()
+}
