@@ -67,6 +67,19 @@ PACKAGES = {
 }
 
 
+#: A question that one of the packages answers.
+QUESTION = "edit photos"
+
+
+def check_answer(checks: Checks, client: Client) -> None:
+    """A route embeds, searches and writes in one request, and tells the time of each step."""
+    answer = packages.ask(client, QUESTION)
+    checks.that(len(answer.packages) == 4, "a question is answered from four packages", answer.packages)
+    checks.that(len(answer.text.split()) >= 3, f"the answer has words: {answer.text!r}", answer.text)
+    steps = [part.strip().partition(";")[0] for part in answer.times.split(",")]
+    checks.that(steps == ["query", "hits", "context", "answer"], f"the time of each step: {answer.times}", answer.times)
+
+
 def check_packages(checks: Checks, client: Client) -> None:
     """Packages are found by what they are for, by their own descriptions, and in the order of their scores."""
     for query, wanted in PACKAGES.items():

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any
 
 _TIMEOUT_S = 60.0
@@ -15,10 +16,11 @@ _TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class Answer:
-    """Status and body of an HTTP answer."""
+    """Status, body and headers of an HTTP answer."""
 
     status: int
     body: bytes
+    headers: Message
 
     def json(self) -> Any:
         """The body as JSON."""
@@ -64,9 +66,9 @@ class Client:
         request = urllib.request.Request(self.url + path, body, named, method=method)
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                return Answer(answer.status, answer.read())
+                return Answer(answer.status, answer.read(), answer.headers)
         except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read())
+            return Answer(error.code, error.read(), error.headers)
 
     def embed(self, texts: list[str], **headers: str) -> list[list[float]]:
         """Vectors of texts, in order."""

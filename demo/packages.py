@@ -100,6 +100,24 @@ def search(client: Client, text: str, limit: int = 3) -> list[dict[str, Any]]:
     return points
 
 
+@dataclass(frozen=True)
+class Answered:
+    """What the route `ask` answers, the packages that it was told of, and the time of its steps."""
+
+    text: str
+    packages: list[dict[str, Any]]
+    times: str
+
+
+def ask(client: Client, question: str) -> Answered:
+    """A question to the route that the demo's project file declares."""
+    answer = client.post("/ask", json.dumps({"question": question}).encode())
+    if answer.status != 200:
+        raise RuntimeError(f"the question was answered with {answer.status}: {answer.body.decode()[:500]}")
+    body = answer.json()
+    return Answered(body["answer"].strip(), body["packages"], answer.headers.get("server-timing", ""))
+
+
 def asked(client: Client, method: str, path: str, body: Any = None, **headers: str) -> Any:
     """What the server answers to a request of Qdrant's REST API; an error is one here too."""
     content = None if body is None else json.dumps(body).encode()

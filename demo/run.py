@@ -75,6 +75,7 @@ def show(client: Client) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]
     show_similarities(client)
     found = show_searches(client)
     show_packages(client)
+    show_answer(client)
     images = show_images(client)
     written = show_text(client)
     show_commands(client)
@@ -132,6 +133,15 @@ def show_packages(client: Client) -> None:
             print(f"    {point['score']:.2f}  {point['payload']['name']}: {point['payload']['description']}")
 
 
+def show_answer(client: Client) -> None:
+    """A question answered from what is found, by the project's own route."""
+    say("a question, answered from the packages that are found (POST /ask, a route of demo/halny.toml)")
+    answer = packages.ask(client, checks.QUESTION)
+    print(f"  {checks.QUESTION!r}")
+    print(f"   {answer.text}")
+    print(f"  {answer.times}")
+
+
 def show_images(client: Client) -> dict[str, dict[str, Any]]:
     """The verdict on two drawn pictures."""
     say("images (POST /halny/v1/classify)")
@@ -178,6 +188,7 @@ def check_all(
     checks.check_embeddings(all_checks, server.client)
     checks.check_search(all_checks, found)
     checks.check_packages(all_checks, server.client)
+    checks.check_answer(all_checks, server.client)
     checks.check_images(all_checks, images)
     checks.check_text(all_checks, server.client, written)
     checks.check_errors(all_checks, server.client)

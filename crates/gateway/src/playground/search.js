@@ -63,6 +63,72 @@ async function searchable() {
   return described.filter(({ spaces }) => spaces.length);
 }
 
+/* Answers from what is found, where the project has a route for them. */
+
+/** A route that takes a question and streams its answer; nothing where the project has none. */
+async function answering() {
+  const { routes } = (await ask("/halny/v1/routes")).answer;
+  for (const route of routes.filter(({ streams }) => streams)) {
+    const { request } = (await ask(`/halny/v1/routes/${encodeURIComponent(route.name)}/schema`)).answer;
+    const needed = request.required ?? [];
+    if (needed.length === 1 && needed[0] === "question") return route;
+  }
+  return null;
+}
+
+/** Has the question answered, and shows the text as it comes; gives when its first piece came. */
+async function answerQuestion(path, question, signal) {
+  const [text, facts] = [byId("answer-text"), byId("answer-facts")];
+  text.textContent = "";
+  facts.textContent = "";
+  const began = performance.now();
+  const body = JSON.stringify({ question, stream: true });
+  let first = 0;
+  for await (const event of events(path, { method: "POST", headers: { "content-type": "application/json" }, body, signal })) {
+    if (event.text) {
+      first ||= performance.now() - began;
+      text.append(event.text);
+    }
+    if (event.steps) {
+      const steps = event.steps.map(({ step, start_ms: start, end_ms: end }) => `${step} ${inMs(end - start)}`);
+      facts.textContent = `First word after ${inMs(first)}; ${steps.join(", ")}`;
+      return;
+    }
+  }
+}
+
+function watchAnswer(route) {
+  const [start, stop] = [byId("answer-start"), byId("answer-stop")];
+  let running = null;
+  const run = async () => {
+    const question = byId("search-query").value.trim();
+    if (!question) return;
+    running?.abort();
+    const own = (running = new AbortController());
+    stop.hidden = false;
+    byId("answer-text").setAttribute("aria-busy", "true");
+    showError(byId("answer-error"), null);
+    let error = null;
+    try {
+      await answerQuestion(route.path, question, own.signal);
+    } catch (failed) {
+      if (failed.name !== "AbortError") error = failed;
+    }
+    if (own !== running) return;
+    running = null;
+    showError(byId("answer-error"), error);
+    byId("answer-text").setAttribute("aria-busy", "false");
+    if (document.activeElement === stop) start.focus();
+    stop.hidden = true;
+  };
+  start.addEventListener("click", run);
+  byId("search-query").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") run();
+  });
+  stop.addEventListener("click", () => running?.abort());
+  byId("answer-part").hidden = false;
+}
+
 async function watchSearch() {
   let collections = [];
   try {
@@ -78,6 +144,8 @@ async function watchSearch() {
     work: search, clear: () => byId("search-results").replaceChildren(), rest: SEARCH_REST_MS, facts: showSearchFacts,
   });
   picker.addEventListener("change", run);
+  const route = collections.length ? await answering() : null;
+  if (route) watchAnswer(route);
 }
 
 start();
