@@ -53,7 +53,7 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
         diff.restart.push("cache.folder");
     }
     if old.vectors != new.vectors {
-        diff.restart.push("vectors.folder");
+        diff.restart.push("vectors");
     }
     diff
 }
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(diff.live, ["server.max_body"]);
         assert_eq!(
             diff.restart,
-            ["server.address", "server.cpu_threads", "onnxruntime.library", "cache.folder", "vectors.folder"]
+            ["server.address", "server.cpu_threads", "onnxruntime.library", "cache.folder", "vectors"]
         );
     }
 

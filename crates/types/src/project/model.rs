@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::generate::{GENERATE_DEADLINE_MS, GenerateOptions, GenerateProfile};
+use super::vectors::Vectors;
 use crate::{ByteSize, ModelName, ProfileName};
 
 /// The most models in one project.
@@ -200,22 +201,6 @@ pub struct Cache {
     /// The folder. Without it: `$HALNY_CACHE`, then `~/.cache/halny`.
     #[schemars(length(min = 1, max = 4_096))]
     pub folder: Option<PathBuf>,
-}
-
-/// Where collections of vectors are kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Vectors {
-    /// The folder, relative to this file. It is made with the first collection. One server at a time
-    /// may use it.
-    #[schemars(length(min = 1, max = 4_096))]
-    pub folder: PathBuf,
-}
-
-impl Default for Vectors {
-    fn default() -> Vectors {
-        Vectors { folder: PathBuf::from("vectors") }
-    }
 }
 
 /// A model that is served.

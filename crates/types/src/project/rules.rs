@@ -18,6 +18,7 @@ use super::model::{
 };
 use super::quote::{abbreviated, shown};
 use super::source;
+use super::vectors;
 use crate::ByteSize;
 
 /// The most threads one profile may start; beyond it the machine only switches between them.
@@ -33,6 +34,7 @@ static GENERATE_DEFAULTS: LazyLock<Value> =
 /// Puts every broken rule of the document into `found`.
 pub(super) fn check(document: &Value, found: &mut Found) {
     addresses(&Table { value: document.get("server"), defaults: &SERVER_DEFAULTS, pointer: "/server" }, found);
+    vectors::check(document.get("vectors"), found);
     let models = items(document, "models");
     unique_names(models, "/models", "model", found);
     for (at, model) in models.iter().enumerate() {

@@ -15,6 +15,7 @@
 
 mod builder;
 mod collection;
+mod contract;
 mod files;
 mod index;
 mod log;
@@ -33,7 +34,6 @@ mod view;
 mod writer;
 
 pub use collection::Collection;
-pub use points::{SpaceStatus, VectorStatus};
 pub use snapshot::Snapshot;
 pub use space::Space;
-pub use store::{AliasChange, Store};
+pub use store::Store;

@@ -1,0 +1,170 @@
+//! Where collections of vectors are kept, and the rules between those settings.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::check::Found;
+use super::quote::abbreviated;
+
+/// Where collections of vectors are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vectors {
+    /// What keeps them: `embedded`, files on this host; `postgres`, a PostgreSQL database with pgvector, which several
+    /// servers may share; `qdrant`, a Qdrant cluster.
+    pub engine: VectorEngine,
+    /// The folder of the embedded engine, relative to this file. It is made with the first collection. One server at
+    /// a time may use it.
+    #[schemars(length(min = 1, max = 4_096))]
+    pub folder: PathBuf,
+    /// Where the server of another engine is: `postgres://user@host:5432/database`, `https://host:6333`. Without a
+    /// password: that is named by `password_env`.
+    #[schemars(
+        length(min = 1, max = 4_096),
+        extend("examples" = ["postgres://halny@db.internal:5432/halny?sslmode=verify-full", "https://qdrant.internal:6333"])
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The environment variable that holds the URL, in place of `url`; in it a password may be.
+    #[schemars(length(min = 1, max = 256), extend("examples" = ["HALNY_VECTORS_URL"]))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_env: Option<String>,
+    /// The environment variable that holds the password of the PostgreSQL user.
+    #[schemars(length(min = 1, max = 256), extend("examples" = ["HALNY_VECTORS_PASSWORD"]))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+    /// The environment variable that holds the API key of the Qdrant cluster.
+    #[schemars(length(min = 1, max = 256), extend("examples" = ["QDRANT_API_KEY"]))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+}
+
+impl Default for Vectors {
+    fn default() -> Vectors {
+        Vectors {
+            engine: VectorEngine::default(),
+            folder: PathBuf::from("vectors"),
+            url: None,
+            url_env: None,
+            password_env: None,
+            api_key_env: None,
+        }
+    }
+}
+
+/// What keeps collections of vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VectorEngine {
+    /// Files on this host.
+    #[default]
+    Embedded,
+    /// PostgreSQL with pgvector.
+    Postgres,
+    /// A Qdrant cluster.
+    Qdrant,
+}
+
+impl VectorEngine {
+    fn name(self) -> &'static str {
+        match self {
+            VectorEngine::Embedded => "embedded",
+            VectorEngine::Postgres => "postgres",
+            VectorEngine::Qdrant => "qdrant",
+        }
+    }
+
+    /// The settings that say something to it, and what a URL of it begins with.
+    fn takes(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            VectorEngine::Embedded => (&["folder"], &[]),
+            VectorEngine::Postgres => (&["url", "url_env", "password_env"], &["postgres://", "postgresql://"]),
+            VectorEngine::Qdrant => (&["url", "url_env", "api_key_env"], &["http://", "https://"]),
+        }
+    }
+}
+
+const POINTER: &str = "/vectors";
+
+/// Puts every broken rule of the table `vectors` into `found`.
+pub(super) fn check(table: Option<&Value>, found: &mut Found) {
+    let Some(table) = table.and_then(Value::as_object) else { return };
+    let written = |name: &str, found: &Found| match table.get(name) {
+        Some(Value::String(text)) if !found.is_broken(&format!("{POINTER}/{name}")) => Some(text.clone()),
+        _ => None,
+    };
+    let engine = table.get("engine").map_or(Ok(VectorEngine::default()), |engine| serde_json::from_value(engine.clone()));
+    let Ok(engine) = engine else { return };
+    let (settings, schemes) = engine.takes();
+    for name in ["folder", "url", "url_env", "password_env", "api_key_env"] {
+        if table.contains_key(name) && !settings.contains(&name) {
+            let wrong = format!("`{name}` means nothing to the engine {:?}", engine.name());
+            let right = match (engine, name) {
+                (VectorEngine::Embedded, "api_key_env") => "take it out, or write engine = \"qdrant\"",
+                (VectorEngine::Embedded, "password_env") => "take it out, or write engine = \"postgres\"",
+                (VectorEngine::Embedded, _) => "take it out, or write engine = \"postgres\" or \"qdrant\"",
+                _ => "take it out, or write another engine",
+            };
+            found.key(&format!("{POINTER}/{name}"), wrong, right.to_owned());
+        }
+    }
+    for name in ["url_env", "password_env", "api_key_env"].into_iter().filter(|name| settings.contains(name)) {
+        if let Some(variable) = written(name, found).filter(|variable| !is_variable(variable)) {
+            let wrong = format!("{} is no name of an environment variable", abbreviated(&variable));
+            let right = format!("write one of letters, digits and `_`, such as {:?}", "HALNY_VECTORS_URL");
+            found.value(&format!("{POINTER}/{name}"), wrong, right);
+        }
+    }
+    if schemes.is_empty() {
+        return;
+    }
+    match (table.contains_key("url"), table.contains_key("url_env")) {
+        (false, false) => {
+            let wrong = format!("the engine {:?} needs to know where its server is", engine.name());
+            let right = format!("write url = \"{}...\", or url_env", schemes.first().unwrap_or(&""));
+            found.missing(POINTER, wrong, right);
+        }
+        (true, true) => {
+            let wrong = "`url` and `url_env` both say where the server is".to_owned();
+            found.key(&format!("{POINTER}/url_env"), wrong, "write one of them".to_owned());
+        }
+        _ => {}
+    }
+    if let Some(url) = written("url", found) {
+        check_url(&url, engine, schemes, found);
+    }
+}
+
+fn check_url(url: &str, engine: VectorEngine, schemes: &[&str], found: &mut Found) {
+    let pointer = format!("{POINTER}/url");
+    let Some(rest) = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)) else {
+        // It may hold a password in the wrong place: it is not shown.
+        let wrong = format!("this is no URL of the engine {:?}", engine.name());
+        let right = format!("write one that begins with {}", schemes.join(" or "));
+        return found.value(&pointer, wrong, right);
+    };
+    let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
+    let user = place.split('/').next().unwrap_or_default().rsplit_once('@').map_or("", |(user, _)| user);
+    let secret = match engine {
+        VectorEngine::Qdrant => !user.is_empty(),
+        _ => user.contains(':') || options.split('&').any(|option| option.starts_with("password=")),
+    };
+    if secret {
+        let wrong = "the URL holds a secret, which does not belong into this file".to_owned();
+        let right = match engine {
+            VectorEngine::Qdrant => "take it out, and name the variable that holds the key in api_key_env",
+            _ => "take it out, and name the variable that holds it in password_env",
+        };
+        found.value(&pointer, wrong, right.to_owned());
+    }
+}
+
+/// A name that every shell can set.
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
