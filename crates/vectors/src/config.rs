@@ -112,7 +112,13 @@ pub struct VectorConfig {
     /// How it is indexed.
     #[serde(default)]
     pub tier: Tier,
+    /// Candidates that a search keeps unless it says otherwise itself: found by tuning, or set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef: Option<usize>,
 }
+
+/// The most candidates that a search may keep.
+pub const EF_MAX: usize = 1_000_000;
 
 /// When and how segments are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +152,14 @@ pub struct EmbeddingSpace {
     pub pooling: String,
     /// Numbers of a vector.
     pub dimensions: usize,
+}
+
+impl EmbeddingSpace {
+    /// Whether vectors of both can be compared. A name is not asked: the same files may be served under two.
+    #[must_use]
+    pub fn same(&self, other: &EmbeddingSpace) -> bool {
+        self.version == other.version && self.pooling == other.pooling && self.dimensions == other.dimensions
+    }
 }
 
 impl std::fmt::Display for EmbeddingSpace {
@@ -201,6 +215,9 @@ impl VectorConfig {
         };
         if !(1..=DIMENSIONS_MAX).contains(&self.dimensions) {
             return refused("its size", self.dimensions, 1, DIMENSIONS_MAX);
+        }
+        if let Some(ef) = self.ef.filter(|ef| !(1..=EF_MAX).contains(ef)) {
+            return refused("`ef`", ef, 1, EF_MAX);
         }
         match self.tier {
             Tier::Fast { m, .. } if !(4..=128).contains(&m) => refused("`m`", m, 4, 128),

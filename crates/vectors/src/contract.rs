@@ -83,9 +83,21 @@ pub trait Collections: Send + Sync {
 }
 
 /// The spaces under one name, one of them active.
+///
+/// Spaces of one model version are [the same](EmbeddingSpace::same), whatever the model was called.
+/// Where several servers share the engine, these may be the spaces of the moment in which they were asked for.
 pub trait Spaces: Send + Sync {
-    /// The space that is asked and written to.
+    /// The space that was last decided for.
     fn active(&self) -> Arc<dyn Points>;
+
+    /// The space of the vectors that `made` made.
+    fn space_of(&self, made: &EmbeddingSpace) -> Option<Arc<dyn Points>> {
+        let of = |space: &Arc<dyn Points>| space.config().space.as_ref().is_some_and(|known| known.same(made));
+        self.spaces().into_iter().find(of)
+    }
+
+    /// The model whose version decides which vectors are asked.
+    fn follows(&self) -> Option<String>;
 
     /// All spaces, the active one first.
     fn spaces(&self) -> Vec<Arc<dyn Points>>;
@@ -96,7 +108,8 @@ pub trait Spaces: Send + Sync {
     /// When there is a space of that model version already.
     fn add(&self, config: CollectionConfig) -> Waiting<'_, Arc<dyn Points>>;
 
-    /// Makes the space of `made` the active one. Requests under way end with the one that they began with.
+    /// Makes the space of `made` the active one, and has the collection follow the model of that name. Requests under
+    /// way end with the space that they began with.
     ///
     /// # Errors
     /// When there is none.

@@ -31,8 +31,8 @@ mod request;
 mod scan;
 
 pub use config::{
-    CollectionConfig, DIMENSIONS_MAX, Distance, EmbeddingSpace, Precision, Segmenting, Tier, VECTOR_NAME_BYTES_MAX,
-    VECTORS_MAX, VectorConfig,
+    CollectionConfig, DIMENSIONS_MAX, Distance, EF_MAX, EmbeddingSpace, Precision, Segmenting, Tier,
+    VECTOR_NAME_BYTES_MAX, VECTORS_MAX, VectorConfig,
 };
 pub use contract::{AliasChange, Collections, Points, Reconfigure, SpaceStatus, Spaces, VectorStatus, Waiting};
 pub use error::VectorsError;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use halny_ann::{Cancelled, Progress};
+use halny_types::Tick;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::Index;
@@ -24,6 +25,8 @@ use crate::CollectionConfig;
 
 /// After so long without a word from any writer, the collections count as idle.
 const IDLE: Duration = Duration::from_secs(2);
+/// Measuring rests for so many times as long as it took: it takes a fiftieth of one core at the most.
+const RESTS: u32 = 49;
 /// Segments of about one size that are merged.
 const MERGED_AT_ONCE: usize = 4;
 /// A segment with more dead points than one in so many is written anew.
@@ -37,6 +40,8 @@ pub(crate) struct Builder {
 
 enum Call {
     Look,
+    /// A query waits to be measured.
+    Measure,
     Stop,
     At(Weak<Shared>, mpsc::WeakUnboundedSender<Command>),
 }
@@ -94,6 +99,11 @@ impl Builder {
         let _ = self.calls.send(Call::Stop);
     }
 
+    /// A query waits to be measured.
+    pub(super) fn measure(&self) {
+        let _ = self.calls.send(Call::Measure);
+    }
+
     /// Something may have to be done.
     pub(super) fn look(&self) {
         let _ = self.calls.send(Call::Look);
@@ -106,25 +116,47 @@ fn run(queue: &Receiver<Call>, threads: usize) {
         tracing::debug!("the builder runs at normal priority");
     }
     let mut clients: Vec<Client> = Vec::new();
-    let mut idle = false;
+    let (mut idle_from, mut rested) = (Tick::now() + IDLE, Tick::ZERO);
     loop {
-        let call =
-            if idle { queue.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { queue.recv_timeout(IDLE) };
+        let call = match wake(&clients, Tick::now(), idle_from, rested) {
+            Tick::NEVER => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            wake => queue.recv_timeout(Tick::now().until(wake)),
+        };
         match call {
             Ok(Call::At(shared, commands)) => clients.push(Client { shared, commands }),
-            Ok(Call::Look) => {}
-            Ok(Call::Stop) => return,
-            Err(RecvTimeoutError::Timeout) => idle = true,
-            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Call::Look) => idle_from = Tick::now() + IDLE,
+            Ok(Call::Measure) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
-        idle &= queue.is_empty();
         clients.retain(|client| client.shared.strong_count() > 0);
+        let idle = idle_from <= Tick::now();
         // In turns, so that no collection waits for all the work of another.
         while queue.is_empty() && clients.iter().fold(false, |any, client| client.work(threads, idle) | any) {}
+        if queue.is_empty() && rested <= Tick::now() {
+            let began = Tick::now();
+            clients.iter().for_each(Client::measure);
+            let took = began.until(Tick::now());
+            rested = Tick::now() + took * RESTS;
+        }
     }
 }
 
+/// When something is to be done though nobody says so: when the collections have become idle, and when a query
+/// that waits may be measured.
+fn wake(clients: &[Client], now: Tick, idle_from: Tick, rested: Tick) -> Tick {
+    let waits = clients.iter().any(|client| client.shared.upgrade().is_some_and(|shared| shared.recalls.waits()));
+    let idle = if idle_from > now { idle_from } else { Tick::NEVER };
+    if waits { idle.min(rested) } else { idle }
+}
+
 impl Client {
+    /// Measures a query that waits for it, if one does.
+    fn measure(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.recalls.measure_one(&shared);
+        }
+    }
+
     /// Does the most urgent piece of work; tells whether there was any that could be done.
     fn work(&self, threads: usize, idle: bool) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };

@@ -56,6 +56,14 @@ impl Spaces for Collection {
         Collection::active(self)
     }
 
+    fn space_of(&self, made: &EmbeddingSpace) -> Option<Arc<dyn Points>> {
+        Collection::space_of(self, made).map(|space| space as Arc<dyn Points>)
+    }
+
+    fn follows(&self) -> Option<String> {
+        Collection::follows(self)
+    }
+
     fn spaces(&self) -> Vec<Arc<dyn Points>> {
         Collection::spaces(self).into_iter().map(|space| space as Arc<dyn Points>).collect()
     }

@@ -9,6 +9,7 @@ use roaring::RoaringBitmap;
 use serde_json::Value;
 
 use super::index::Index;
+use super::recall::{Recall, RecallKey};
 use super::search::{self, Hit};
 use super::space::Space;
 use super::view::{Piece, Place, Reading};
@@ -28,9 +29,18 @@ impl Space {
     /// The points nearest to a vector, the nearest first.
     #[must_use]
     pub fn search(&self, search: &Search, select: &Select) -> Vec<Scored> {
+        if self.shared.recalls.notice(search) {
+            self.builder.measure();
+        }
         let reading = self.shared.reading();
         let hits = search::nearest(&reading, search);
         scored(&reading, &search.vector, hits, select)
+    }
+
+    /// How many of the nearest are found, of what was asked lately.
+    #[must_use]
+    pub fn recall(&self) -> BTreeMap<RecallKey, Recall> {
+        self.shared.recalls.measured()
     }
 
     /// The points of these ids that are there, in the order of the ids.

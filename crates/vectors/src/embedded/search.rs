@@ -10,7 +10,7 @@ use super::plan::{Plan, plan};
 use super::segment::Segment;
 use super::sieve::{Sieve, Source};
 use super::view::{Piece, Place, Reading};
-use crate::Search;
+use crate::{Search, SearchParams};
 
 /// Candidates that are kept in a walk unless the request says otherwise: 99.4 % of the ten nearest
 /// among 62,666 sentence embeddings.
@@ -22,6 +22,14 @@ pub(super) type Hit = (Place, f32);
 pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
     let Some(config) = reading.view.config.vectors.get(&search.vector) else { return Vec::new() };
     let metric = config.distance.metric();
+    let by_default;
+    let search = match (search.params.ef, config.ef) {
+        (None, Some(ef)) => {
+            by_default = Search { params: SearchParams { ef: Some(ef), ..search.params }, ..search.clone() };
+            &by_default
+        }
+        _ => search,
+    };
     let least = search.threshold.map_or(f32::NEG_INFINITY, |score| config.distance.similarity(score));
     let mut hits: Vec<Hit> = Vec::new();
     for (piece, segment) in reading.view.pieces.iter().enumerate() {

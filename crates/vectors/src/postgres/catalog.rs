@@ -63,11 +63,13 @@ impl Collections for Postgres {
                 let text = format!("there are {COLLECTIONS_MAX} collections; delete one first");
                 return Err(VectorsError::Config(text));
             }
-            let insert = "INSERT INTO halny_vectors.collections (name, active) VALUES ($1, 0) RETURNING number";
-            let row = sqlx::query(insert).bind(name.as_str()).fetch_one(&mut *transaction).await.map_err(told)?;
+            let insert = "INSERT INTO halny_vectors.collections (name, active, model) VALUES ($1, 0, $2) RETURNING number";
+            let model = config.space.as_ref().map(|made| made.model.as_str());
+            let insert = sqlx::query(insert).bind(name.as_str()).bind(model);
+            let row = insert.fetch_one(&mut *transaction).await.map_err(told)?;
             let collection = number_in(&row, 0)?;
             let space = add_space(&mut transaction, collection, config).await?;
-            activate(&mut transaction, collection, space).await?;
+            activate(&mut transaction, collection, space, model).await?;
             transaction.commit().await.map_err(told)
         })
     }
@@ -122,7 +124,7 @@ async fn load(database: &Arc<Database>, name: &str) -> Result<Option<Collection>
         return Ok(None);
     }
     let rows = sqlx::query(
-        "SELECT c.number, c.active, s.number, s.config
+        "SELECT c.number, c.active, s.number, s.config, c.model
          FROM halny_vectors.collections c JOIN halny_vectors.spaces s ON s.collection = c.number
          WHERE c.number = coalesce((SELECT number FROM halny_vectors.collections WHERE name = $1),
                                    (SELECT collection FROM halny_vectors.aliases WHERE alias = $1))
@@ -134,6 +136,7 @@ async fn load(database: &Arc<Database>, name: &str) -> Result<Option<Collection>
     .map_err(told)?;
     let Some(first) = rows.first() else { return Ok(None) };
     let (number, active) = (number_in(first, 0)?, number_in(first, 1)?);
+    let model = first.try_get(4).map_err(told)?;
     let mut spaces = Vec::with_capacity(rows.len());
     for row in &rows {
         let config = config_in(row, 3)?;
@@ -141,7 +144,7 @@ async fn load(database: &Arc<Database>, name: &str) -> Result<Option<Collection>
     }
     // The active one first.
     spaces.sort_by_key(|space| space.number() != active);
-    Ok(Some(Collection { database: Arc::clone(database), number, spaces }))
+    Ok(Some(Collection { database: Arc::clone(database), number, model, spaces }))
 }
 
 /// Makes an empty space of a collection.
@@ -161,15 +164,24 @@ pub(super) async fn add_space(
     Ok(space)
 }
 
-/// Makes a space the active one of its collection. Tells whether the collection is there.
-pub(super) async fn activate(connection: &mut PgConnection, collection: i64, space: i64) -> Result<bool, VectorsError> {
-    let done = sqlx::query("UPDATE halny_vectors.collections SET active = $2 WHERE number = $1")
-        .bind(collection)
-        .bind(space)
-        .execute(connection)
-        .await
-        .map_err(told)?;
-    Ok(done.rows_affected() > 0)
+/// Makes a space the active one of its collection, which follows a model from then on.
+pub(super) async fn activate(
+    connection: &mut PgConnection,
+    collection: i64,
+    space: i64,
+    model: Option<&str>,
+) -> Result<(), VectorsError> {
+    sqlx::query(
+        "UPDATE halny_vectors.collections SET active = $2, model = $3
+         WHERE number = $1 AND (active, model) IS DISTINCT FROM ($2, $3)",
+    )
+    .bind(collection)
+    .bind(space)
+    .bind(model)
+    .execute(connection)
+    .await
+    .map_err(told)?;
+    Ok(())
 }
 
 /// Refuses a name that a collection or an alias has.

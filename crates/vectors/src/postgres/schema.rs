@@ -12,7 +12,8 @@ const STEPS: [&str; 1] = ["
     CREATE TABLE halny_vectors.collections (
         number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         name text COLLATE \"C\" NOT NULL UNIQUE,
-        active bigint NOT NULL
+        active bigint NOT NULL,
+        model text
     );
     CREATE TABLE halny_vectors.aliases (
         alias text COLLATE \"C\" PRIMARY KEY,

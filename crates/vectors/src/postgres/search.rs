@@ -83,7 +83,7 @@ impl Looking<'_> {
              SELECT * FROM near ORDER BY distance, id LIMIT {limit}",
             known.sql
         );
-        let ef = self.search.params.ef.unwrap_or(EF).max(candidates).min(EF_MAX);
+        let ef = self.search.params.ef.or(self.vector.ef).unwrap_or(EF).max(candidates).min(EF_MAX);
         let mut transaction = self.space.database.pool.begin().await.map_err(told)?;
         let settings = "SELECT set_config('hnsw.ef_search', $1, true),
                                set_config('hnsw.iterative_scan', 'relaxed_order', true)";

@@ -14,6 +14,8 @@ use crate::{CollectionConfig, EmbeddingSpace, Points, Spaces, VectorsError, Wait
 pub(super) struct Collection {
     pub(super) database: Arc<Database>,
     pub(super) number: i64,
+    /// The model that it follows.
+    pub(super) model: Option<String>,
     /// The active one first; there is one at least.
     pub(super) spaces: Vec<Arc<Space>>,
 }
@@ -47,15 +49,25 @@ impl Collection {
     }
 
     async fn entry(&self, connection: &mut sqlx::PgConnection, made: &EmbeddingSpace) -> Result<Entry, VectorsError> {
-        let found = self.entries(connection).await?.into_iter().find(|entry| entry.config.space.as_ref() == Some(made));
-        found.ok_or_else(|| VectorsError::Invalid(format!("the collection has no vectors of {made}")))
+        let found = self.entries(connection).await?.into_iter().find(|entry| is_of(&entry.config, made));
+        found.ok_or_else(|| VectorsError::NoSpace(made.to_string()))
     }
+}
+
+/// Whether a space is of the vectors that `made` made.
+fn is_of(config: &CollectionConfig, made: &EmbeddingSpace) -> bool {
+    config.space.as_ref().is_some_and(|known| known.same(made))
 }
 
 impl Spaces for Collection {
     fn active(&self) -> Arc<dyn Points> {
         // A collection is read with its spaces, so that there is one.
         Arc::clone(&self.spaces[0]) as Arc<dyn Points>
+    }
+
+    fn follows(&self) -> Option<String> {
+        let made_by = || self.active().config().space.as_ref().map(|made| made.model.clone());
+        self.model.clone().or_else(made_by)
     }
 
     fn spaces(&self) -> Vec<Arc<dyn Points>> {
@@ -69,7 +81,7 @@ impl Spaces for Collection {
             schema::lock(&mut transaction).await?;
             let entries = self.entries(&mut transaction).await?;
             if let Some(made) = &config.space
-                && entries.iter().any(|entry| entry.config.space.as_ref() == Some(made))
+                && entries.iter().any(|entry| is_of(&entry.config, made))
             {
                 return Err(VectorsError::Exists(made.to_string()));
             }
@@ -84,7 +96,7 @@ impl Spaces for Collection {
             let mut transaction = self.database.pool.begin().await.map_err(told)?;
             schema::lock(&mut transaction).await?;
             let entry = self.entry(&mut transaction, made).await?;
-            activate(&mut transaction, self.number, entry.number).await?;
+            activate(&mut transaction, self.number, entry.number, Some(&made.model)).await?;
             transaction.commit().await.map_err(told)
         })
     }

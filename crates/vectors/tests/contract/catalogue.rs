@@ -95,10 +95,19 @@ pub(crate) async fn spaces_live_side_by_side_and_are_switched_at_once(ground: Gr
     assert_eq!(count().await, 5);
     assert_eq!(ask(&held, |points| points.count(None)), 3);
     assert!(matches!(collection.drop_space(&made_by("2")).await, Err(VectorsError::Invalid(_))), "it is in use");
-    assert!(matches!(collection.activate(&made_by("3")).await, Err(VectorsError::Invalid(_))), "there is none");
+    assert!(matches!(collection.activate(&made_by("3")).await, Err(VectorsError::NoSpace(_))), "there is none");
     let spaces = ground.engine.get(name.as_str()).await.unwrap().spaces();
     let made: Vec<_> = spaces.iter().map(|space| space.config().space.clone().unwrap()).collect();
     assert_eq!(made, [made_by("2"), made_by("1")], "the active one first");
+    // The same files under another name: the collection follows that name, and asks the same vectors.
+    let renamed = EmbeddingSpace { model: "other".to_owned(), ..made_by("2") };
+    assert!(matches!(collection.add(CollectionConfig { space: Some(renamed.clone()), ..config() }).await, Err(VectorsError::Exists(_))));
+    collection.activate(&renamed).await.unwrap();
+    let followed = ground.engine.get(name.as_str()).await.unwrap();
+    assert_eq!(followed.follows().as_deref(), Some("other"));
+    assert_eq!(followed.space_of(&renamed).unwrap().config().space, Some(made_by("2")));
+    assert_eq!(followed.active().config().space, Some(made_by("2")));
+    assert!(followed.space_of(&made_by("3")).is_none());
     collection.drop_space(&made_by("1")).await.unwrap();
     let left = ground.engine.get(name.as_str()).await.unwrap();
     assert_eq!(left.spaces().len(), 1);

@@ -100,7 +100,7 @@ pub(crate) async fn an_index_finds_nearly_all_of_it(ground: Ground) {
     let kinds =
         [(Distance::Cosine, Precision::Int8), (Distance::Cosine, Precision::F32), (Distance::Euclid, Precision::Int8)];
     for (number, (distance, precision)) in kinds.into_iter().enumerate() {
-        let vector = VectorConfig { dimensions: 32, distance, tier: fast(precision) };
+        let vector = VectorConfig { dimensions: 32, distance, tier: fast(precision), ef: None };
         let config = CollectionConfig {
             vectors: [("v".to_owned(), vector)].into(),
             segmenting: Segmenting { open_points: 1_000, index_from_points: 500, merged_points_max: 100_000 },

@@ -15,7 +15,7 @@ pub(crate) const DIMENSIONS: usize = 4;
 pub(crate) const ALL: Select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
 
 pub(crate) fn vector(distance: Distance, dimensions: usize) -> VectorConfig {
-    VectorConfig { dimensions, distance, tier: Tier::default() }
+    VectorConfig { dimensions, distance, tier: Tier::default(), ef: None }
 }
 
 /// Two vectors: `a` by Euclid's distance, `b` by the dot product.
