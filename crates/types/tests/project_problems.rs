@@ -368,20 +368,16 @@ fn an_engine_of_vectors_has_its_own_settings_and_no_secrets() {
                 "accepted\n",
             ),
             ("engine = \"postgres\"\nurl_env = \"DATABASE_URL\"", "accepted\n"),
-            ("engine = \"qdrant\"\nurl = \"https://qdrant:6333\"\napi_key_env = \"KEY\"", "accepted\n"),
         ],
     );
     for (text, told) in [
         ("url = \"postgres://db/x\"", ":2:1: `url` means nothing to the engine \"embedded\""),
         ("engine = \"postgres\"", "the engine \"postgres\" needs to know where its server is"),
-        ("engine = \"postgres\"\nfolder = \"v\"\nurl_env = \"U\"", ":3:1: `folder` means nothing"),
         ("engine = \"postgres\"\nurl = \"postgres://db/x\"\nurl_env = \"U\"", ":4:1: `url` and `url_env` both say"),
-        ("engine = \"postgres\"\nurl = \"postgres://h:secret@db/x\"", ":3:7: the URL holds a secret"),
-        ("engine = \"postgres\"\nurl = \"postgres://db/x?password=secret\"", ":3:7: the URL holds a secret"),
-        ("engine = \"qdrant\"\nurl = \"https://key@q:6333\"", ":3:7: the URL holds a secret"),
-        ("engine = \"qdrant\"\nurl = \"postgres://h:secret@db/x\"", ":3:7: this is no URL of the engine \"qdrant\""),
-        ("engine = \"qdrant\"\nurl_env = \"1 X\"", ":3:11: \"1 X\" is no name of an environment variable"),
-        ("engine = \"qdrant\"\nurl_env = \"U\"\npassword_env = \"P\"", ":4:1: `password_env` means nothing"),
+        ("engine = \"postgres\"\nurl = \"postgres://h:secret@db/x\"", ":3:7: the URL holds a password"),
+        ("engine = \"postgres\"\nurl = \"postgres://db/x?password=secret\"", ":3:7: the URL holds a password"),
+        ("engine = \"postgres\"\nurl = \"mysql://h:secret@db/x\"", ":3:7: this is no URL of the engine \"postgres\""),
+        ("engine = \"postgres\"\nurl_env = \"1 X\"", ":3:11: \"1 X\" is no name of an environment variable"),
         ("engine = \"mysql\"\nurl_env = \"U\"", ":2:10: "),
     ] {
         let said = rendered(&after_vectors(text));

@@ -105,6 +105,11 @@ pub enum VectorsError {
         "the {0} server of the collections cannot be reached; a write under way is there whole or not at all, send it again"
     )]
     Unavailable(&'static str),
+    /// The server that keeps the collections took too long.
+    #[error(
+        "the {0} server of the collections took longer than its `statement_timeout`; ask for less, or allow more there"
+    )]
+    TooSlow(&'static str),
     /// The server that keeps the collections answered with what nobody expects.
     #[error("the {0} server of the collections refused the request; what it said is in the log")]
     Engine(&'static str),
@@ -121,6 +126,7 @@ impl Blame for VectorsError {
             E::Filter(error) => error.fault(),
             E::Unsupported(_) => Fault::Unsupported,
             E::Unavailable(_) => Fault::Overload,
+            E::TooSlow(_) => Fault::Late,
             E::Engine(_) => Fault::Ours,
             E::NoRoom | E::Files(_) | E::Broken | E::Closed => Fault::Ours,
             E::Exists(_) => Fault::Conflict,

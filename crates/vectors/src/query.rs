@@ -308,6 +308,9 @@ fn both(a: Option<&Arc<Filter>>, b: Option<&Arc<Filter>>) -> Option<Arc<Filter>>
     }
 }
 
+/// A point, and those that are near it with their scores.
+pub type Neighbours = (PointId, Vec<(PointId, f32)>);
+
 /// How near every point of a sample is to its nearest within it: for maps of a collection.
 ///
 /// # Errors
@@ -318,7 +321,7 @@ pub fn matrix(
     filter: Option<&Filter>,
     sample: usize,
     limit: usize,
-) -> Result<Vec<(PointId, Vec<(PointId, f32)>)>, VectorsError> {
+) -> Result<Vec<Neighbours>, VectorsError> {
     let ids = space.sample(filter, sample)?;
     let within = Arc::new(Filter::has_id(ids.clone()));
     let neighbours = |id: PointId| {

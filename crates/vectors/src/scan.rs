@@ -94,6 +94,9 @@ pub(crate) fn order_values(order: &OrderBy, payload: &crate::Payload) -> Vec<(Va
     found
 }
 
+/// A point, the value that it is ordered by, and its number.
+type Ordered = (Record, Value, f64);
+
 /// See [`Points::ordered`].
 pub(crate) fn ordered<P: Points + ?Sized>(
     points: &P,
@@ -103,7 +106,7 @@ pub(crate) fn ordered<P: Points + ?Sized>(
     select: &Select,
 ) -> Result<Vec<(Record, Value, f64)>, VectorsError> {
     let wanted = Select { payload: PayloadSelect::All, vectors: select.vectors.clone() };
-    let compare: fn(&(Record, Value, f64), &(Record, Value, f64)) -> Ordering =
+    let compare: fn(&Ordered, &Ordered) -> Ordering =
         if order.descending { |a, b| b.2.total_cmp(&a.2) } else { |a, b| a.2.total_cmp(&b.2) };
     let mut best = Best::new(limit, compare);
     points.each(filter, &wanted, &mut |record| {

@@ -6,14 +6,14 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use halny_payload::{Filter, JsonPath, PointId};
-use halny_vectors::{PayloadSelect, Scroll, Select, VectorSelect, VectorsError};
+use halny_vectors::{PayloadSelect, Points, Scroll, Select, VectorSelect, VectorsError};
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::query::OrderForm;
 use super::reply::{PointReply, large, respond, small};
-use super::space::At;
+use super::space::{At, read};
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
@@ -122,10 +122,10 @@ pub(super) async fn retrieve(
         one_shard(form.shard_key.as_ref())?;
         limit(Some(form.ids.len().max(1)), 1)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
-        let space = at.space(&shared)?;
+        let space = at.space(&shared).await?;
         let vectors = !select.vectors.is_none();
         let small = form.ids.len() <= 16;
-        let records = shared.pool.run_unless(small, move || space.retrieve(&form.ids, &select)).await?;
+        let records = read(&shared, &space, small, move |points| points.retrieve(&form.ids, &select)).await?;
         let replies = records.into_iter().map(|record| PointReply::of(record, vectors)).collect();
         points(&shared, arrived, replies).await
     };
@@ -147,7 +147,8 @@ pub(super) async fn one(
     let answer = async {
         let id: PointId = id.parse().map_err(VectorsError::from)?;
         let select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
-        let record = at.space(&shared)?.retrieve(&[id], &select).pop();
+        let space = at.space(&shared).await?;
+        let record = read(&shared, &space, true, move |points| points.retrieve(&[id], &select)).await?.pop();
         small(&shared, arrived, PointReply::of(record.ok_or(VectorsError::NoPoint(id))?, true)).await
     };
     respond(answer.await)
@@ -180,11 +181,11 @@ pub(super) async fn scroll(
         let limit = limit(form.limit, 10)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
         let (vectors, filter) = (!select.vectors.is_none(), filter(form.filter.as_ref())?);
-        let space = at.space(&shared)?;
+        let space = at.space(&shared).await?;
         let (replies, next) = match form.order_by {
             None => {
                 let scroll = Scroll { from: form.offset, limit, filter, select };
-                let (records, next) = shared.pool.run(move || space.scroll(&scroll)).await?;
+                let (records, next) = read(&shared, &space, false, move |points| points.scroll(&scroll)).await?;
                 (records.into_iter().map(|record| PointReply::of(record, vectors)).collect::<Vec<_>>(), next)
             }
             Some(_) if form.offset.is_some() => {
@@ -193,12 +194,12 @@ pub(super) async fn scroll(
             }
             Some(order) => {
                 let order = order.read()?;
-                let found = move || {
+                let found = move |points: &dyn Points| {
                     let reply = |(record, value, _)| PointReply::of(record, vectors).with_order(value);
-                    let ordered = space.ordered(&order, filter.as_deref(), limit, &select);
-                    ordered.into_iter().map(reply).collect::<Vec<_>>()
+                    let ordered = points.ordered(&order, filter.as_deref(), limit, &select)?;
+                    Ok(ordered.into_iter().map(reply).collect::<Vec<_>>())
                 };
-                (shared.pool.run(found).await?, None)
+                (read(&shared, &space, false, found).await?, None)
             }
         };
         let work = replies.iter().map(PointReply::work).sum();
@@ -235,8 +236,8 @@ pub(super) async fn count(
         one_shard(form.shard_key.as_ref())?;
         let _ = form.exact;
         let filter = filter(form.filter.as_ref())?;
-        let space = at.space(&shared)?;
-        let count = shared.pool.run(move || space.count(filter.as_deref())).await?;
+        let space = at.space(&shared).await?;
+        let count = read(&shared, &space, false, move |points| points.count(filter.as_deref())).await?;
         small(&shared, arrived, json!({ "count": count })).await
     };
     respond(answer.await)
@@ -266,8 +267,8 @@ pub(super) async fn facet(
         let _ = form.exact;
         let (limit, filter) = (limit(form.limit, 10)?, filter(form.filter.as_ref())?);
         let field = form.key.parse::<JsonPath>().map_err(VectorsError::from)?.to_string();
-        let space = at.space(&shared)?;
-        let counts = shared.pool.run(move || space.facet(&field, filter.as_deref(), limit)).await??;
+        let space = at.space(&shared).await?;
+        let counts = read(&shared, &space, false, move |points| points.facet(&field, filter.as_deref(), limit)).await?;
         let hits: Vec<Value> =
             counts.into_iter().map(|(value, count)| json!({ "value": value, "count": count })).collect();
         small(&shared, arrived, json!({ "hits": hits })).await

@@ -14,17 +14,17 @@ use super::quote::abbreviated;
 #[serde(deny_unknown_fields, default)]
 pub struct Vectors {
     /// What keeps them: `embedded`, files on this host; `postgres`, a PostgreSQL database with pgvector, which several
-    /// servers may share; `qdrant`, a Qdrant cluster.
+    /// servers may share.
     pub engine: VectorEngine,
     /// The folder of the embedded engine, relative to this file. It is made with the first collection. One server at
     /// a time may use it.
     #[schemars(length(min = 1, max = 4_096))]
     pub folder: PathBuf,
-    /// Where the server of another engine is: `postgres://user@host:5432/database`, `https://host:6333`. Without a
-    /// password: that is named by `password_env`.
+    /// Where the server of another engine is: `postgres://user@host:5432/database`. Without a password: that is named
+    /// by `password_env`.
     #[schemars(
         length(min = 1, max = 4_096),
-        extend("examples" = ["postgres://halny@db.internal:5432/halny?sslmode=verify-full", "https://qdrant.internal:6333"])
+        extend("examples" = ["postgres://halny@db.internal:5432/halny?sslmode=verify-full"])
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -36,10 +36,6 @@ pub struct Vectors {
     #[schemars(length(min = 1, max = 256), extend("examples" = ["HALNY_VECTORS_PASSWORD"]))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_env: Option<String>,
-    /// The environment variable that holds the API key of the Qdrant cluster.
-    #[schemars(length(min = 1, max = 256), extend("examples" = ["QDRANT_API_KEY"]))]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
 }
 
 impl Default for Vectors {
@@ -50,7 +46,6 @@ impl Default for Vectors {
             url: None,
             url_env: None,
             password_env: None,
-            api_key_env: None,
         }
     }
 }
@@ -64,8 +59,6 @@ pub enum VectorEngine {
     Embedded,
     /// PostgreSQL with pgvector.
     Postgres,
-    /// A Qdrant cluster.
-    Qdrant,
 }
 
 impl VectorEngine {
@@ -73,16 +66,14 @@ impl VectorEngine {
         match self {
             VectorEngine::Embedded => "embedded",
             VectorEngine::Postgres => "postgres",
-            VectorEngine::Qdrant => "qdrant",
         }
     }
 
     /// The settings that say something to it, and what a URL of it begins with.
     fn takes(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
-            VectorEngine::Embedded => (&["folder"], &[]),
+            VectorEngine::Embedded => (&[], &[]),
             VectorEngine::Postgres => (&["url", "url_env", "password_env"], &["postgres://", "postgresql://"]),
-            VectorEngine::Qdrant => (&["url", "url_env", "api_key_env"], &["http://", "https://"]),
         }
     }
 }
@@ -96,22 +87,22 @@ pub(super) fn check(table: Option<&Value>, found: &mut Found) {
         Some(Value::String(text)) if !found.is_broken(&format!("{POINTER}/{name}")) => Some(text.clone()),
         _ => None,
     };
-    let engine = table.get("engine").map_or(Ok(VectorEngine::default()), |engine| serde_json::from_value(engine.clone()));
+    let engine =
+        table.get("engine").map_or(Ok(VectorEngine::default()), |engine| serde_json::from_value(engine.clone()));
     let Ok(engine) = engine else { return };
     let (settings, schemes) = engine.takes();
-    for name in ["folder", "url", "url_env", "password_env", "api_key_env"] {
+    // A folder may stay where it is: it is a default that somebody may have written out.
+    for name in ["url", "url_env", "password_env"] {
         if table.contains_key(name) && !settings.contains(&name) {
             let wrong = format!("`{name}` means nothing to the engine {:?}", engine.name());
-            let right = match (engine, name) {
-                (VectorEngine::Embedded, "api_key_env") => "take it out, or write engine = \"qdrant\"",
-                (VectorEngine::Embedded, "password_env") => "take it out, or write engine = \"postgres\"",
-                (VectorEngine::Embedded, _) => "take it out, or write engine = \"postgres\" or \"qdrant\"",
-                _ => "take it out, or write another engine",
+            let right = match engine {
+                VectorEngine::Embedded => "take it out, or write engine = \"postgres\"",
+                VectorEngine::Postgres => "take it out, or write engine = \"embedded\"",
             };
             found.key(&format!("{POINTER}/{name}"), wrong, right.to_owned());
         }
     }
-    for name in ["url_env", "password_env", "api_key_env"].into_iter().filter(|name| settings.contains(name)) {
+    for name in ["url_env", "password_env"].into_iter().filter(|name| settings.contains(name)) {
         if let Some(variable) = written(name, found).filter(|variable| !is_variable(variable)) {
             let wrong = format!("{} is no name of an environment variable", abbreviated(&variable));
             let right = format!("write one of letters, digits and `_`, such as {:?}", "HALNY_VECTORS_URL");
@@ -148,17 +139,10 @@ fn check_url(url: &str, engine: VectorEngine, schemes: &[&str], found: &mut Foun
     };
     let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
     let user = place.split('/').next().unwrap_or_default().rsplit_once('@').map_or("", |(user, _)| user);
-    let secret = match engine {
-        VectorEngine::Qdrant => !user.is_empty(),
-        _ => user.contains(':') || options.split('&').any(|option| option.starts_with("password=")),
-    };
-    if secret {
-        let wrong = "the URL holds a secret, which does not belong into this file".to_owned();
-        let right = match engine {
-            VectorEngine::Qdrant => "take it out, and name the variable that holds the key in api_key_env",
-            _ => "take it out, and name the variable that holds it in password_env",
-        };
-        found.value(&pointer, wrong, right.to_owned());
+    if user.contains(':') || options.split('&').any(|option| option.starts_with("password=")) {
+        let wrong = "the URL holds a password, which does not belong into this file".to_owned();
+        let right = "take it out, and name the variable that holds it in password_env".to_owned();
+        found.value(&pointer, wrong, right);
     }
 }
 

@@ -63,7 +63,8 @@ impl Collections for Postgres {
                 let text = format!("there are {COLLECTIONS_MAX} collections; delete one first");
                 return Err(VectorsError::Config(text));
             }
-            let insert = "INSERT INTO halny_vectors.collections (name, active, model) VALUES ($1, 0, $2) RETURNING number";
+            let insert =
+                "INSERT INTO halny_vectors.collections (name, active, model) VALUES ($1, 0, $2) RETURNING number";
             let model = config.space.as_ref().map(|made| made.model.as_str());
             let insert = sqlx::query(insert).bind(name.as_str()).bind(model);
             let row = insert.fetch_one(&mut *transaction).await.map_err(told)?;

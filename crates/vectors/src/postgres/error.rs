@@ -37,7 +37,8 @@ pub(super) fn told(error: Error) -> VectorsError {
         }
         // The connection broke, the server ends, begins, or has no more connections to give.
         Some(code) if code.starts_with("08") || code.starts_with("57P") || code.starts_with("53") => gone(&error),
-        Some("57014" | "55P03" | "40001" | "40P01" | "25006") => gone(&error),
+        Some("57014") => VectorsError::TooSlow(ENGINE),
+        Some("55P03" | "40001" | "40P01" | "25006") => gone(&error),
         Some(_) => broken("answer", &error),
         None => match error {
             Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::WorkerCrashed => gone(&error),

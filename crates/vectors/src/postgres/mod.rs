@@ -8,7 +8,7 @@
 //! What is promised, and what is not as in [`embedded`](crate::embedded):
 //!
 //! - A write that is waited for is as durable as the database makes a commit; `synchronous_commit` is never
-//!   less than `on` for it. A server with `fsync = off` is warned of at the start.
+//!   `off` for it. A server with `fsync = off` is warned of at the start.
 //! - Each [`Write`](crate::Write) is one transaction. Writes of several servers meet as transactions do;
 //!   where two block each other, one of them is made again.
 //! - Every call reads as of one moment (a query that is made of several searches, of several).
@@ -21,6 +21,10 @@
 //! - Of payload fields, an index (GIN) answers which points have a keyword, whole number, boolean or UUID;
 //!   other kinds of fields are read.
 //! - Orders, examples, samples and facets read every point that passes.
+//!
+//! A statement ends after two minutes unless the server or the URL says otherwise (`statement_timeout`); only indexes
+//! take the time that they need. Between Halny and the database there may be no pooler that gives every transaction
+//! another connection: settings are made once for each.
 //!
 //! Refused, by pgvector's limits: vectors beyond 16,000 dimensions; an index beyond 4,000 dimensions is not made
 //! (all is compared); `m` beyond 100 and `ef_construct` beyond 1,000.

@@ -39,7 +39,8 @@ const HALFVEC_INDEX_DIMENSIONS_MAX: usize = 4_000;
 const M_MAX: usize = 100;
 const EF_CONSTRUCT_MAX: usize = 1_000;
 
-/// What every new connection is told: where pgvector's types are, and that a commit is on disk when it is answered.
+/// What every new connection is told: where pgvector's types are, that a commit is on disk when it is answered, and
+/// that no statement runs for ever.
 pub(super) async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT set_config('search_path', coalesce(
@@ -47,7 +48,10 @@ pub(super) async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Er
                      WHERE e.extname = 'vector'), 'public'), false),
                 set_config('synchronous_commit',
                     CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'
-                    ELSE current_setting('synchronous_commit') END, false)",
+                    ELSE current_setting('synchronous_commit') END, false),
+                set_config('statement_timeout',
+                    CASE current_setting('statement_timeout') WHEN '0' THEN '120s'
+                    ELSE current_setting('statement_timeout') END, false)",
     )
     .execute(&mut *connection)
     .await?;
@@ -274,6 +278,8 @@ pub(super) async fn change(
     new: &CollectionConfig,
 ) -> Result<(), VectorsError> {
     let table = table(space);
+    // An index of many points takes the time that it takes.
+    run(connection, "SELECT set_config('statement_timeout', '0', true)".to_owned()).await?;
     for (column, (name, vector)) in new.vectors.iter().enumerate() {
         let before = old.vectors.get(name).and_then(|vector| Index::of(vector, old));
         let after = Index::of(vector, new);

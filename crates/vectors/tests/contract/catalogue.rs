@@ -101,7 +101,10 @@ pub(crate) async fn spaces_live_side_by_side_and_are_switched_at_once(ground: Gr
     assert_eq!(made, [made_by("2"), made_by("1")], "the active one first");
     // The same files under another name: the collection follows that name, and asks the same vectors.
     let renamed = EmbeddingSpace { model: "other".to_owned(), ..made_by("2") };
-    assert!(matches!(collection.add(CollectionConfig { space: Some(renamed.clone()), ..config() }).await, Err(VectorsError::Exists(_))));
+    assert!(matches!(
+        collection.add(CollectionConfig { space: Some(renamed.clone()), ..config() }).await,
+        Err(VectorsError::Exists(_))
+    ));
     collection.activate(&renamed).await.unwrap();
     let followed = ground.engine.get(name.as_str()).await.unwrap();
     assert_eq!(followed.follows().as_deref(), Some("other"));

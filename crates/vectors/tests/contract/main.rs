@@ -1,8 +1,7 @@
-//! One suite for every engine that keeps collections: the embedded store, PostgreSQL with pgvector, Qdrant.
+//! One suite for every engine that keeps collections: the embedded store, and PostgreSQL with pgvector.
 //!
-//! PostgreSQL is started by the tests, from the folder that HALNY_POSTGRES names (`make test-rust` sets
-//! it). For Qdrant a server has to be there: its tests are ignored unless asked for, and then want
-//! HALNY_TEST_QDRANT.
+//! PostgreSQL is started by the tests, from the folder that HALNY_POSTGRES names; `make test-rust` sets it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod catalogue;
 mod filters;
@@ -39,15 +38,6 @@ impl Ground {
 
     pub(crate) async fn active(&self, name: &str) -> Arc<dyn Points> {
         self.engine.get(self.name(name).as_str()).await.unwrap().active()
-    }
-
-    /// Removes what an earlier run left.
-    async fn clear(&self) {
-        for name in self.engine.names().await.unwrap() {
-            if name.as_str().starts_with(&format!("{}-", self.prefix)) {
-                self.engine.delete(name.as_str()).await.unwrap();
-            }
-        }
     }
 }
 

@@ -96,7 +96,7 @@ fn settle(points: &Arc<dyn Points>) {
 
 pub(crate) async fn an_index_finds_nearly_all_of_it(ground: Ground) {
     let mut chance = StdRng::seed_from_u64(11);
-    let fast = |precision| Tier::Fast { m: 16, ef_construct: 100, precision };
+    let fast = |precision| Tier::Fast { m: 16, ef_construct: 64, precision };
     let kinds =
         [(Distance::Cosine, Precision::Int8), (Distance::Cosine, Precision::F32), (Distance::Euclid, Precision::Int8)];
     for (number, (distance, precision)) in kinds.into_iter().enumerate() {
@@ -115,8 +115,8 @@ pub(crate) async fn an_index_finds_nearly_all_of_it(ground: Ground) {
             vector
         };
         let points: Vec<Point> =
-            (0..4_000).map(|number| point(number, Named::from([("v".to_owned(), near(&mut chance))]))).collect();
-        for part in points.chunks(1_000) {
+            (0..2_500).map(|number| point(number, Named::from([("v".to_owned(), near(&mut chance))]))).collect();
+        for part in points.chunks(500) {
             space.write(vec![Write::Upsert(part.to_vec())], true).await.unwrap();
         }
         settle(&space);

@@ -259,7 +259,7 @@ fn a_search_walks_the_index_and_a_filter_asks_that_of_the_payload() {
         let engine = connect(&server).await;
         let fields = [("n".to_owned(), FieldKind::Integer)].into();
         let space = made(&engine, &CollectionConfig { fields, ..config() }).await;
-        space.write(vec![Write::Upsert(numbered(0..20_000))], true).await.unwrap();
+        space.write(vec![Write::Upsert(numbered(0..6_000))], true).await.unwrap();
         let mut admin = PgConnection::connect(&server.url()).await.unwrap();
         sqlx::query("VACUUM ANALYZE halny_vectors.space_1").execute(&mut admin).await.unwrap();
         let near = search("a", &[500.0, 3.0, 1.0, 0.0], 10);
@@ -297,5 +297,25 @@ fn names_of_vectors_never_become_sql() {
             let found = ask(&space, |points| points.search(&search(name, &[1.0, 0.0], 1), &Select::default()));
             assert_eq!(found[0].score, f32::from(number), "{name:?}");
         }
+    });
+}
+
+#[test]
+fn a_statement_that_takes_too_long_is_ended_and_named() {
+    run(async {
+        let server = Server::start();
+        let url = format!("{}&options[statement_timeout]=300ms", server.url());
+        let engine = Postgres::connect(&url, None).await.unwrap();
+        let space = made(&engine, &config()).await;
+        space.write(vec![Write::Upsert(numbered(0..10))], true).await.unwrap();
+        let admin = admin(&server).await;
+        let mut other = admin.begin().await.unwrap();
+        sqlx::query("LOCK TABLE halny_vectors.space_1").execute(&mut *other).await.unwrap();
+        let read = tokio::task::block_in_place(|| space.count(None));
+        assert!(matches!(read, Err(VectorsError::TooSlow("PostgreSQL"))), "{read:?}");
+        let write = space.write(vec![Write::Upsert(numbered(10..20))], true).await;
+        assert!(matches!(write, Err(VectorsError::TooSlow(_))), "{write:?}");
+        other.rollback().await.unwrap();
+        assert_eq!(all_of(&space).len(), 10);
     });
 }

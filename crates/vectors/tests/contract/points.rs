@@ -171,7 +171,7 @@ pub(crate) async fn many_writers_lose_nothing(ground: Ground) {
                 let mut points = numbered(writer * 100 + round * 5..writer * 100 + round * 5 + 5);
                 // All writers write these too, each in an order of its own.
                 points.extend(numbered(10_000..10_020));
-                if writer % 2 == 0 {
+                if writer.is_multiple_of(2) {
                     points.reverse();
                 }
                 let payload = payload(json!({ "by": writer, "round": round }));

@@ -20,7 +20,7 @@ fn many() -> Vec<Point> {
     let mut chance = StdRng::seed_from_u64(3);
     let mut vector = || -> Vec<f32> { (0..4).map(|_| chance.random_range(-1.0..1.0)).collect() };
     let point = |number: u64| Point {
-        id: if number % 5 == 0 { uuid(u128::from(number)) } else { PointId::Number(number) },
+        id: if number.is_multiple_of(5) { uuid(u128::from(number)) } else { PointId::Number(number) },
         vectors: Named::from([("a".to_owned(), vector()), ("b".to_owned(), vector())]),
         payload: Arc::new(payload(json!({
             "n": number, "kind": (["x", "y", "z"][number as usize % 3]), "tags": [number % 4, number % 7],
