@@ -100,9 +100,9 @@ pub enum VectorsError {
     /// An earlier write failed in a way that leaves unknown what is on disk.
     #[error("the collection takes no writes since its disk failed; restart the server once the disk works")]
     Broken,
-    /// The server that keeps the collections cannot be reached, or lost the request.
+    /// The server that keeps the collections cannot be reached, is busy, or lost the request.
     #[error(
-        "the {0} server of the collections cannot be reached; a write under way is there whole or not at all, send it again"
+        "the {0} server of the collections cannot be reached, or has no connection free; a write under way is there whole or not at all, send it again"
     )]
     Unavailable(&'static str),
     /// The server that keeps the collections took too long.

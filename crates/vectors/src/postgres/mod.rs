@@ -20,7 +20,7 @@
 //!   places on the globe) are answered here, point by point, nearest first.
 //! - Of payload fields, an index (GIN) answers which points have a keyword, whole number, boolean or UUID;
 //!   other kinds of fields are read.
-//! - Orders, examples, samples and facets read every point that passes.
+//! - Orders, examples, samples and facets read every point that passes; the status counts by reading all.
 //!
 //! A statement ends after two minutes unless the server or the URL says otherwise (`statement_timeout`); only indexes
 //! take the time that they need. Between Halny and the database there may be no pooler that gives every transaction

@@ -68,21 +68,17 @@ pub(super) async fn settle(connection: &mut PgConnection) -> Result<(), sqlx::Er
 /// Makes the schema, or brings it up to date. Several servers may start at once.
 pub(super) async fn migrate(pool: &PgPool) -> Result<(), VectorsError> {
     let mut connection = pool.acquire().await.map_err(told)?;
-    let made = steps(&mut connection).await?;
+    steps(&mut connection).await?;
     check_extension(&mut connection).await?;
     let fsync: String = scalar(&mut connection, "SELECT current_setting('fsync')").await?;
     if fsync == "off" {
         tracing::warn!("the PostgreSQL server has `fsync = off`: what it confirms may be lost in a power failure");
     }
-    if made {
-        // It came to be after this connection was told where it is.
-        connection.close().await.map_err(told)?;
-    }
-    Ok(())
+    // pgvector may have come after this connection was told where it is.
+    connection.close().await.map_err(told)
 }
 
-/// Tells whether anything was to do.
-async fn steps(connection: &mut PgConnection) -> Result<bool, VectorsError> {
+async fn steps(connection: &mut PgConnection) -> Result<(), VectorsError> {
     let mut transaction = connection.begin().await.map_err(told)?;
     lock(&mut transaction).await?;
     let there: bool = scalar(&mut transaction, "SELECT to_regclass('halny_vectors.schema') IS NOT NULL").await?;
@@ -99,7 +95,7 @@ async fn steps(connection: &mut PgConnection) -> Result<bool, VectorsError> {
         )));
     }
     if version == known {
-        return Ok(false);
+        return Ok(());
     }
     if !there {
         run(&mut transaction, "CREATE SCHEMA IF NOT EXISTS halny_vectors".to_owned()).await?;
@@ -128,8 +124,7 @@ async fn steps(connection: &mut PgConnection) -> Result<bool, VectorsError> {
         sqlx::raw_sql(*step).execute(&mut *transaction).await.map_err(told)?;
     }
     run(&mut transaction, format!("UPDATE halny_vectors.schema SET version = {known}")).await?;
-    transaction.commit().await.map_err(told)?;
-    Ok(true)
+    transaction.commit().await.map_err(told)
 }
 
 /// Walks that go on until enough points pass a filter came with pgvector 0.8.
