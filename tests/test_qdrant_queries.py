@@ -84,6 +84,16 @@ def test_a_score_threshold_cuts_the_answer_off(pair: Pair, measured: str, place:
     assert len(asked(pair, measured, LARGE[2], limit=COUNT, score_threshold=threshold)) == place + 1
 
 
+@pytest.mark.parametrize("place", [1, 30])
+def test_a_score_that_is_no_better_than_the_threshold_is_left_out(pair: Pair, measured: str, place: int) -> None:
+    """The oracle's rule (`score <= score_threshold` ends its list), with the server's own score, which is exact."""
+    points = pair.tested.query_points(measured, query=LARGE[2], limit=COUNT).points
+    assert points[place - 1].score != points[place].score
+    threshold = points[place].score
+    found = pair.tested.query_points(measured, query=LARGE[2], limit=COUNT, score_threshold=threshold).points
+    assert [point.id for point in found] == [point.id for point in points[:place]]
+
+
 @pytest.mark.parametrize("number", [0, 4, 5], ids=["zero", "integer", "uuid"])
 def test_a_point_is_not_the_nearest_to_itself(pair: Pair, measured: str, number: int) -> None:
     found = asked(pair, measured, point_id(number), limit=COUNT)

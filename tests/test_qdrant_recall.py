@@ -83,9 +83,14 @@ def test_recall_of_what_is_asked_is_measured_for_each_shape_of_filters(server: S
 
 
 def test_a_collection_is_tuned_to_the_recall_that_is_wanted(server: Server) -> None:
+    asked = np.random.default_rng(8).standard_normal((8_000, DIMENSIONS)).astype(np.float32)
+    for first in range(0, len(asked), 1_000):
+        searches = [{"query": query.tolist(), "limit": 10} for query in asked[first : first + 1_000]]
+        ask(server, "POST", "/collections/many/points/query/batch", {"searches": searches})
     assert tuned(server, recall=0.3)[-1]["applied"]
     hasty = found(server)
     *steps, last = tuned(server, recall=0.98)
+    assert last["queries_from"] == "clients" and last["queries"] >= 100
     assert last["applied"] and last["ef"] == last["trials"][-1]["ef"]
     assert last["trials"][-1]["recall"] >= 0.98 > (last["trials"][-2]["recall"] if len(last["trials"]) > 1 else 0)
     assert all(0 <= step["done"] <= 1 for step in steps)

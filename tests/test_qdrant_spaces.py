@@ -186,6 +186,25 @@ def test_what_is_deleted_or_changed_in_its_payload_is_so_in_every_version(versio
         assert payloads[6] == {}
 
 
+def test_a_version_that_lacks_points_is_changed_as_far_as_it_has_them(versions: Versions) -> None:
+    """A space that is being filled lacks some: that refuses nothing, and hides no deletion from it."""
+    lone = {"id": 1_000, "vector": {"text": "a text"}, "payload": {"version": "one"}}
+    versions.result("PUT", "/collections/notes/points?wait=true", {"points": [lone]})
+    seen = {"points": [1_000, 4], "payload": {"seen": True}}
+    versions.result("POST", "/collections/notes/points/payload?wait=true", seen)
+    missing = {"set_payload": {"points": [99_999], "payload": {"seen": True}}}
+    operations = [{"set_payload": seen}, {"delete": {"points": [1_000, 2]}}, missing]
+    refused = versions.ask("POST", "/collections/notes/points/batch?wait=true", {"operations": operations})
+    assert refused.status_code == 404
+    for version in ("one", "two"):
+        if version == "two":
+            versions.rolled("two")
+        scrolled = versions.result("POST", "/collections/notes/points/scroll", {"limit": 100})["points"]
+        payloads = {point["id"]: point["payload"] for point in scrolled}
+        assert payloads[4]["seen"] is True
+        assert not {1_000, 2} & payloads.keys()
+
+
 def test_an_index_of_a_field_is_one_of_every_version(versions: Versions) -> None:
     versions.result("PUT", "/collections/notes/index?wait=true", {"field_name": "n", "field_schema": "integer"})
     for _ in range(2):

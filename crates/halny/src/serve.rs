@@ -132,6 +132,9 @@ async fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -
     let engines = Engines { graphs: Arc::new(engine), languages: Arc::new(LlamaEngine) };
     let places = Places { project: file.folder.clone(), cache: cache.to_path_buf() };
     let (vectors, vector_files) = engines::open(&project.vectors, &file.folder, threads.get()).await?;
+    if let Some(files) = &vector_files {
+        files.keep_warm(project.vectors.warm.as_usize());
+    }
     Ok(Shared {
         residency: Residency::new(engines, places, metrics.clone()),
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
@@ -199,6 +202,9 @@ impl Running {
             tracing::warn!(settings = changes.restart.join(", "), "these settings take effect with the next start");
         }
         self.shared.limits.set(Limits::from(&project.server));
+        if let Some(files) = &self.shared.vector_files {
+            files.keep_warm(project.vectors.warm.as_usize());
+        }
         let applied = self.shared.residency.apply(&project).await;
         follow_models(&self.shared).await;
         report(&applied);

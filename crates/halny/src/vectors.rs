@@ -64,6 +64,10 @@ pub(crate) fn run(args: VectorsArgs) -> anyhow::Result<()> {
 }
 
 async fn tune(args: TuneArgs) -> anyhow::Result<()> {
+    // JSON has no form for what is no number.
+    if !args.recall.is_finite() {
+        bail!("`recall` is {}, it may be above 0 and at most 1", args.recall);
+    }
     let address = match args.admin_address {
         Some(address) => address,
         None => ProjectFile::read(&args.project)?.check()?.project.server.admin_address,
@@ -113,7 +117,11 @@ async fn last_line(mut answer: reqwest::Response) -> anyhow::Result<Value> {
 #[expect(clippy::print_stdout, reason = "the answer of a command-line program")]
 fn show(found: &Value, recall: f64) -> anyhow::Result<()> {
     let trials = found["trials"].as_array().context("the server ended before it had an answer")?;
-    println!("{} queries of {}", found["queries"], found["queries_from"].as_str().unwrap_or("the server"));
+    let (queries, from) = (&found["queries"], found["queries_from"].as_str().unwrap_or_default());
+    println!("{queries} queries of {from}");
+    if from != "clients" {
+        println!("they are easier than others: tune again once clients have asked some thousand");
+    }
     println!("{:>6}  {:>8}  {:>8}", "ef", "recall", "ms");
     for trial in trials {
         let (share, took) = (trial["recall"].as_f64().unwrap_or(0.0), trial["query_ms"].as_f64().unwrap_or(0.0));

@@ -17,6 +17,12 @@ pub struct CollectionSample {
     pub points: u64,
     /// Segments of it.
     pub segments: u64,
+    /// Bytes of its vectors that are kept in memory.
+    pub warm_bytes: u64,
+    /// Found vectors that lay in such memory.
+    pub warm_hits: u64,
+    /// Found vectors that did not.
+    pub warm_misses: u64,
     /// By vector.
     pub vectors: Vec<VectorSample>,
     /// What was measured of what is asked.
@@ -70,12 +76,20 @@ type Told<T> = (&'static str, &'static str, fn(&T) -> u64);
 /// The labels of a series.
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
+const COUNTED: [Told<CollectionSample>; 2] = [
+    ("collection_warm_hits", "Found vectors that lay in memory that is kept", |sample| sample.warm_hits),
+    ("collection_warm_misses", "Found vectors that did not", |sample| sample.warm_misses),
+];
+
 impl<T: Collections> Collector for Watch<T> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let samples = self.0.samples();
-        let of_collections: [Told<CollectionSample>; 2] = [
+        let of_collections: [Told<CollectionSample>; 3] = [
             ("collection_points", "Points of the space that is asked", |sample| sample.points),
             ("collection_segments", "Segments of the space that is asked", |sample| sample.segments),
+            ("collection_warm_bytes", "Vectors that are kept in memory since they are found most", |sample| {
+                sample.warm_bytes
+            }),
         ];
         for (name, help, value) in of_collections {
             let series = samples.iter().map(|sample| (sample.labels(), value(sample) as f64));
@@ -95,6 +109,12 @@ impl<T: Collections> Collector for Watch<T> {
         let recalls = || samples.iter().flat_map(CollectionSample::labelled_recalls);
         let help = "Share of the nearest that searches found, measured on a sample of what was asked";
         gauge(&mut encoder, "collection_recall_ratio", help, recalls().map(|(labels, recall)| (labels, recall.share)))?;
+        for (name, help, value) in COUNTED {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for sample in &samples {
+                ConstCounter::new(value(sample)).encode(family.encode_family(&sample.labels())?)?;
+            }
+        }
         let help = "Searches whose recall was measured";
         let mut family = encoder.encode_descriptor("collection_recall_queries", help, None, MetricType::Counter)?;
         for (labels, recall) in recalls() {

@@ -174,7 +174,9 @@ mod tests {
                 let recall =
                     RecallSample { vector: String::new(), filter: "must(match a)".to_owned(), queries: 3, share: 0.75 };
                 let (vectors, recalls) = (vec![vector], vec![recall]);
-                vec![CollectionSample { collection: "notes".to_owned(), points: 9, segments: 2, vectors, recalls }]
+                let sample =
+                    CollectionSample { collection: "notes".to_owned(), points: 9, warm_hits: 5, ..Default::default() };
+                vec![CollectionSample { vectors, recalls, ..sample }]
             }
         }
         let metrics = Metrics::new();
@@ -182,6 +184,7 @@ mod tests {
         let text = metrics.render();
         for line in [
             "halny_collection_points{collection=\"notes\"} 9",
+            "halny_collection_warm_hits_total{collection=\"notes\"} 5",
             "halny_collection_index_bytes{collection=\"notes\",vector=\"\"} 70",
             "halny_collection_recall_ratio{collection=\"notes\",vector=\"\",filter=\"must(match a)\"} 0.75",
             "halny_collection_recall_queries_total{collection=\"notes\",vector=\"\",filter=\"must(match a)\"} 3",

@@ -31,7 +31,7 @@ mod request;
 mod scan;
 
 pub use config::{
-    CollectionConfig, DIMENSIONS_MAX, Distance, EF_MAX, EmbeddingSpace, Precision, Segmenting, Tier,
+    CodeBits, CollectionConfig, DIMENSIONS_MAX, Distance, EF_MAX, EmbeddingSpace, Precision, Segmenting, Tier,
     VECTOR_NAME_BYTES_MAX, VECTORS_MAX, VectorConfig,
 };
 pub use contract::{AliasChange, Collections, Points, Reconfigure, SpaceStatus, Spaces, VectorStatus, Waiting};

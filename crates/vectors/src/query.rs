@@ -94,7 +94,7 @@ pub struct QueryRequest {
     pub filter: Option<Arc<Filter>>,
     /// How thoroughly.
     pub params: SearchParams,
-    /// Points with a worse score are left out.
+    /// Points whose score is not better are left out; in a fusion those whose score is worse.
     pub threshold: Option<f32>,
     /// How many.
     pub limit: usize,
@@ -163,12 +163,26 @@ impl QueryRequest {
             }
             request.prefetch.iter().try_fold(1, |sum, prefetch| Ok(sum + count(prefetch, depth + 1)?))
         }
+        if self.wanted() > LIMIT_MAX {
+            let text = format!(
+                "the query and its prefetches want {} points together, they may want {LIMIT_MAX}",
+                self.wanted()
+            );
+            return Err(VectorsError::Invalid(text));
+        }
         match count(self, 0)? {
             1..=PREFETCHES_MAX => Ok(()),
             many => {
                 Err(VectorsError::Invalid(format!("a query has at most {PREFETCHES_MAX} prefetches, this one {many}")))
             }
         }
+    }
+
+    /// How many points are asked for, those of its prefetches included.
+    #[must_use]
+    pub fn wanted(&self) -> usize {
+        let prefetched = self.prefetch.iter().map(QueryRequest::wanted).fold(0, usize::saturating_add);
+        prefetched.saturating_add(self.limit).saturating_add(self.offset)
     }
 
     fn ranked(
@@ -229,8 +243,7 @@ impl QueryRequest {
             }
             Some(Query::OrderBy(order)) => {
                 let ordered = space.ordered(order, filter.as_deref(), wanted, select)?;
-                let ranked =
-                    |(record, value, number): (Record, Value, f64)| unscored(record, number as f32, Some(value));
+                let ranked = |(record, value, _): (Record, Value, f64)| unscored(record, 1.0, Some(value));
                 ordered.into_iter().map(ranked).collect()
             }
             Some(Query::Sample) => {
@@ -282,7 +295,7 @@ impl QueryRequest {
             }
             examples::Goal::Best(score) => {
                 let above = |vector: &[f32]| {
-                    Some(score(vector)).filter(|score| self.threshold.is_none_or(|least| *score >= least))
+                    Some(score(vector)).filter(|score| self.threshold.is_none_or(|least| *score > least))
                 };
                 space.best_by(&self.using, filter.as_deref(), wanted, select, &above)?
             }

@@ -8,14 +8,15 @@ use halny_payload::PointId;
 use halny_types::CollectionName;
 use halny_vectors::embedded::{Space, Store};
 use halny_vectors::{
-    CollectionConfig, EmbeddingSpace, Payload, Point, Scroll, Search, SearchParams, Select, VectorsError, Write,
+    CollectionConfig, Distance, EmbeddingSpace, Payload, Point, Scroll, Search, SearchParams, Segmenting, Select, Tier,
+    VectorConfig, VectorsError, Write,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
 mod model;
 
-use model::{ALL, DIMENSIONS, Model, apply, compare, config, open, space, write};
+use model::{ALL, COMPACT, DIMENSIONS, Model, apply, compare, config, config_of, open, space, write};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -37,12 +38,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-async fn play(steps: Vec<Step>) {
+async fn play(tiers: [Tier; 2], steps: Vec<Step>) {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("vectors");
     let mut store = open(&root);
     let name = CollectionName::new("c").unwrap();
-    store.create(name.clone(), &config()).await.unwrap();
+    store.create(name.clone(), &config_of(tiers)).await.unwrap();
     let mut model = Model::new();
     for (number, step) in steps.into_iter().enumerate() {
         let at = format!("after step {number}, {step:?}");
@@ -87,8 +88,12 @@ fn run(future: impl Future<Output = ()>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_collection_holds_what_was_written_whatever_happens_between(steps in prop::collection::vec(step(), 1..30)) {
-        run(play(steps));
+    fn a_collection_holds_what_was_written_whatever_happens_between(
+        steps in prop::collection::vec(step(), 1..30),
+        swapped in any::<bool>(),
+    ) {
+        let tiers = if swapped { [COMPACT, Tier::default()] } else { [Tier::default(), COMPACT] };
+        run(play(tiers, steps));
     }
 }
 
@@ -122,18 +127,88 @@ fn settled(space: &Space) {
 
 #[test]
 fn segments_are_sealed_indexed_and_merged_behind_the_writes() {
+    for tier in [Tier::default(), COMPACT] {
+        run(async {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open(folder.path());
+            let config = config_of([tier.clone(), tier]);
+            store.create(CollectionName::new("c").unwrap(), &config).await.unwrap();
+            let space = space(&store);
+            for start in (0..400).step_by(5) {
+                space.write(vec![Write::Upsert(numbered(start..start + 5))], true).await.unwrap();
+            }
+            settled(&space);
+            let status = space.status();
+            assert!(status.vectors["a"].indexed > 300, "{status:?}");
+            assert_eq!(space.search(&nearest(250.0), &Select::default()).len(), 10);
+            store.close();
+        });
+    }
+}
+
+/// Points with vectors `a` in clusters, 64 dimensions each.
+fn wide(count: u64) -> Vec<Point> {
+    let vector =
+        |number: u64| (0..64).map(|at| ((number % 40) * 7 + at * at) as f32 % 11.0 + wave(number, at)).collect();
+    let point = |number| Point {
+        id: PointId::Number(number),
+        vectors: [("a".to_owned(), vector(number))].into(),
+        payload: Arc::new(Payload::from_iter([("n".to_owned(), json!(number % 50))])),
+    };
+    (0..count).map(point).collect()
+}
+
+fn wave(number: u64, at: u64) -> f32 {
+    ((number * 131 + at * 17) as f32).sin()
+}
+
+#[test]
+fn a_compact_index_takes_an_eighth_of_the_memory_and_comes_back_from_its_file() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
-        let space = space(&store);
-        for start in (0..400).step_by(5) {
-            space.write(vec![Write::Upsert(numbered(start..start + 5))], true).await.unwrap();
+        let name = CollectionName::new("c").unwrap();
+        let vector = VectorConfig { dimensions: 64, distance: Distance::Euclid, tier: COMPACT, ef: None };
+        let segmenting = Segmenting { index_from_points: 2_000, ..Segmenting::default() };
+        let vectors = [("a".to_owned(), vector)].into();
+        let config = CollectionConfig { vectors, segmenting, ..CollectionConfig::default() };
+        let mut store = open(folder.path());
+        store.create(name.clone(), &config).await.unwrap();
+        let points = wide(6_000);
+        space(&store).write(vec![Write::Upsert(points.clone())], true).await.unwrap();
+        let indexed = |space: &Space| space.status().vectors["a"].indexed;
+        while indexed(&space(&store)) == 0 {
+            std::thread::yield_now();
         }
-        settled(&space);
-        let status = space.status();
-        assert!(status.vectors["a"].indexed > 300, "{status:?}");
-        assert_eq!(space.search(&nearest(250.0), &Select::default()).len(), 10);
+        let status = space(&store).status().vectors["a"];
+        assert!(status.index_bytes > 0 && status.index_bytes * 8 <= status.vector_bytes, "{status:?}");
+        let made = store.make_snapshot("c").await.unwrap();
+        let path = store.snapshot_path("c", &made.name).unwrap();
+        store.restore(name, &path, None).await.unwrap();
+        assert_eq!(indexed(&space(&store)), 6_000, "a snapshot holds the index");
+        store.close();
+        drop(store);
+        store = open(folder.path());
+        let space = space(&store);
+        assert_eq!(indexed(&space), 6_000, "the index is read, not built again");
+        for filter in [None, Some(Arc::new(model::n_is(7)))] {
+            let (mut hits, mut wanted) = (0, 0);
+            for point in points.iter().step_by(97) {
+                let query: Vec<f32> = point.vectors["a"].iter().map(|value| value * 0.9 + 0.1).collect();
+                let search = |exact| Search {
+                    vector: "a".to_owned(),
+                    query: query.clone().into(),
+                    limit: 10,
+                    filter: filter.clone(),
+                    params: SearchParams { exact, ..SearchParams::default() },
+                    threshold: None,
+                };
+                let truth = space.search(&search(true), &Select::default());
+                let found = space.search(&search(false), &Select::default());
+                wanted += truth.len();
+                hits += found.iter().filter(|found| truth.contains(found)).count();
+            }
+            assert!(wanted > 600 && hits * 100 >= wanted * 95, "{filter:?}: {hits} of {wanted}");
+        }
         store.close();
     });
 }

@@ -293,16 +293,38 @@ fn concerns_all_spaces(write: &Write) -> bool {
     }
 }
 
+/// The same write for a space that need not have all the points that it names: those that it has are changed.
+fn for_those_there(write: Write) -> Write {
+    let there = |points: Selector| match points {
+        Selector::Ids(ids) => Selector::Filter(Arc::new(Filter::has_id(ids))),
+        filter @ Selector::Filter(_) => filter,
+    };
+    match write {
+        Write::Delete(points) => Write::Delete(there(points)),
+        Write::ClearPayload(points) => Write::ClearPayload(there(points)),
+        Write::SetPayload { points, payload, key } => Write::SetPayload { points: there(points), payload, key },
+        Write::OverwritePayload { points, payload } => Write::OverwritePayload { points: there(points), payload },
+        Write::DeletePayload { points, keys } => Write::DeletePayload { points: there(points), keys },
+        other @ (Write::Upsert(_) | Write::UpdateVectors(_) | Write::DeleteVectors { .. }) => other,
+    }
+}
+
 /// Makes these writes, and tells the number of the last.
 async fn make(at: &At, chosen: &Chosen, writes: Vec<Write>, wait: bool) -> Result<u64, ApiError> {
     let others = at.others(chosen);
-    let for_all: Vec<Write> = match others.is_empty() {
-        true => Vec::new(),
-        false => writes.iter().filter(|write| concerns_all_spaces(write)).cloned().collect(),
-    };
-    let last = chosen.space.write(writes, wait).await?;
-    for space in others.iter().filter(|_| !for_all.is_empty()) {
-        space.write(for_all.clone(), wait).await?;
+    if others.is_empty() {
+        return Ok(chosen.space.write(writes, wait).await?);
+    }
+    // One after the other: where one is refused, those before it have been made everywhere.
+    let mut last = 0;
+    for write in writes {
+        let for_all = concerns_all_spaces(&write).then(|| for_those_there(write.clone()));
+        last = chosen.space.write(vec![write], wait).await?;
+        if let Some(write) = for_all {
+            for space in &others {
+                space.write(vec![write.clone()], wait).await?;
+            }
+        }
     }
     Ok(last)
 }

@@ -9,15 +9,15 @@ use axum::response::Response;
 use halny_payload::{JsonPath, PointId};
 use halny_types::Fault;
 use halny_vectors::query::{
-    Fusion, Group, GroupId, Grouping, Lookup, OrderBy, Pair, Query, QueryRequest, RRF_K, Strategy, VectorInput,
-    matrix as pairs,
+    Fusion, Group, GroupId, Grouping, LIMIT_MAX, Lookup, OrderBy, Pair, Query, QueryRequest, RRF_K, Strategy,
+    VectorInput, matrix as pairs,
 };
 use halny_vectors::{PayloadSelect, SearchParams, Select, VectorsError};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::read::{PayloadForm, VectorForm, filter, limit, one_shard, select};
+use super::read::{PayloadForm, VectorForm, filter, filter_of, limit, one_shard, select};
 use super::reply::{PointReply, large, respond};
 use super::space::{At, Chosen, Texts, collection, read as ask};
 use super::vectors::{Document, Input};
@@ -62,6 +62,8 @@ enum OneOrMany<T> {
 #[serde(deny_unknown_fields)]
 struct ParamsForm {
     hnsw_ef: Option<usize>,
+    /// Halny's own: lists of the compact tier that are looked through.
+    nprobe: Option<usize>,
     exact: Option<bool>,
     quantization: Option<QuantisationForm>,
     indexed_only: Option<bool>,
@@ -276,7 +278,8 @@ impl ParamsForm {
         if oversampling.is_some_and(|times| !(1.0..=100.0).contains(&times)) {
             return Err(VectorsError::Invalid("`oversampling` may be 1 to 100".to_owned()));
         }
-        Ok(SearchParams { ef: within("hnsw_ef", self.hnsw_ef)?, oversampling, exact: self.exact.unwrap_or(false) })
+        let (ef, nprobe) = (within("hnsw_ef", self.hnsw_ef)?, within("nprobe", self.nprobe)?);
+        Ok(SearchParams { ef, nprobe, oversampling, exact: self.exact.unwrap_or(false) })
     }
 }
 
@@ -393,6 +396,23 @@ impl QueryForm {
     }
 }
 
+impl QueryForm {
+    /// A query that is not for groups, and what is wanted of what it finds.
+    fn alone(mut self, lookups: &Lookups) -> Result<(QueryRequest, Select), ApiError> {
+        let select = select(self.with_payload.take(), self.with_vector.take(), PayloadSelect::None)?;
+        for (field, given) in [
+            ("group_by", self.group_by.is_some()),
+            ("group_size", self.group_size.is_some()),
+            ("with_lookup", self.with_lookup.is_some()),
+        ] {
+            if given {
+                return Err(ApiError::invalid(format!("`{field}` belongs to /points/query/groups")));
+            }
+        }
+        Ok((self.read(lookups, 10)?, select))
+    }
+}
+
 impl LookupForm {
     fn read(self, lookups: &Lookups) -> Result<Lookup, ApiError> {
         one_shard(self.shard_key.as_ref())?;
@@ -457,29 +477,21 @@ async fn answer(
     let chosen = at.choose(shared).await?;
     embed(&Texts { shared, headers, arrived: arrived.0 }, &chosen, &mut forms).await?;
     let lookups = lookups(shared, &forms).await?;
-    let mut asked = Vec::with_capacity(forms.len());
-    for mut form in forms {
-        let select = select(form.with_payload.take(), form.with_vector.take(), PayloadSelect::None)?;
-        for (field, given) in [
-            ("group_by", form.group_by.is_some()),
-            ("group_size", form.group_size.is_some()),
-            ("with_lookup", form.with_lookup.is_some()),
-        ] {
-            if given {
-                return Err(ApiError::invalid(format!("`{field}` belongs to /points/query/groups")));
-            }
+    let run = move |space: &dyn halny_vectors::Points| -> Result<Vec<Points>, ApiError> {
+        let asked = forms.into_iter().map(|form| form.alone(&lookups)).collect::<Result<Vec<_>, ApiError>>()?;
+        let wanted = asked.iter().map(|(request, _)| request.wanted()).fold(0, usize::saturating_add);
+        if wanted > LIMIT_MAX {
+            let text = format!("the queries want {wanted} points together, they may want {LIMIT_MAX}; send several");
+            return Err(ApiError::invalid(text));
         }
-        asked.push((form.read(&lookups, 10)?, select));
-    }
-    let run = move |space: &dyn halny_vectors::Points| {
         let one = |(request, select): (QueryRequest, Select)| {
             let with_vectors = !select.vectors.is_none();
             let points = request.run(space, &select)?;
             Ok(Points { points: points.into_iter().map(|point| PointReply::ranked(point, with_vectors)).collect() })
         };
-        asked.into_iter().map(one).collect::<Result<Vec<Points>, VectorsError>>()
+        asked.into_iter().map(one).collect()
     };
-    ask(shared, &chosen.space, false, run).await
+    ask(shared, &chosen.space, run).await
 }
 
 /// `POST /collections/{collection}/points/query`
@@ -555,13 +567,14 @@ pub(super) async fn groups(
             None => None,
         };
         let lookups = lookups(&shared, std::slice::from_ref(&form)).await?;
-        let request = form.read(&lookups, 10)?;
-        let run = move |space: &dyn halny_vectors::Points| {
+        let run = move |space: &dyn halny_vectors::Points| -> Result<Vec<GroupReply>, ApiError> {
+            let request = form.read(&lookups, 10)?;
             let with_vectors = !select.vectors.is_none();
             let groups = grouping.run(space, &request, &select)?;
-            groups.into_iter().map(|group| group_reply(group, with_vectors, lookup.as_ref())).collect()
+            let reply = |group| Ok(group_reply(group, with_vectors, lookup.as_ref())?);
+            groups.into_iter().map(reply).collect()
         };
-        let groups: Vec<GroupReply> = ask(&shared, &chosen.space, false, run).await?;
+        let groups = ask(&shared, &chosen.space, run).await?;
         let work = groups.iter().flat_map(|group| &group.hits).map(PointReply::work).sum();
         large(&shared, arrived, work, json!({ "groups": groups })).await
     };
@@ -627,37 +640,50 @@ pub(super) async fn matrix(
         let fields: MatrixForm = body::json(&shared, &headers, body).await?;
         one_shard(fields.shard_key.as_ref())?;
         let (sample, limit) = (limit(fields.sample, 10)?.min(SAMPLE_MAX), limit(fields.limit, 3)?);
-        let filter = filter(fields.filter.as_ref())?;
+        let limit = limit.min(sample);
+        if sample.saturating_mul(limit) > LIMIT_MAX {
+            let text = format!("a matrix of {sample} points with {limit} each is more than {LIMIT_MAX} pairs");
+            return Err(ApiError::invalid(text));
+        }
+        let filter = filter_of(&shared, fields.filter).await?;
         let using = fields.using.unwrap_or_default();
         let space = at.space(&shared).await?;
         space.config().vector(&using)?;
-        let run = move |space: &dyn halny_vectors::Points| pairs(space, &using, filter.as_deref(), sample, limit);
-        let rows = ask(&shared, &space, false, run).await?;
-        let work = rows.len() * limit * 32;
-        let result = match form.as_str() {
-            "pairs" => {
-                let pair = |(a, near): &(PointId, Vec<(PointId, f32)>)| {
-                    let a = *a;
-                    near.iter().map(move |(b, score)| json!({ "a": a, "b": b, "score": score })).collect::<Vec<_>>()
-                };
-                json!({ "pairs": rows.iter().flat_map(pair).collect::<Vec<_>>() })
-            }
-            "offsets" => offsets(&rows),
+        let written: fn(&[Row]) -> Value = match form.as_str() {
+            "pairs" => in_pairs,
+            "offsets" => offsets,
             _ => return Err(ApiError::new(Fault::Missing, "a matrix comes as `pairs` or `offsets`")),
         };
-        large(&shared, arrived, work, result).await
+        let find = move |space: &dyn halny_vectors::Points| -> Result<Value, VectorsError> {
+            Ok(written(&pairs(space, &using, filter.as_deref(), sample, limit)?))
+        };
+        let result = ask(&shared, &space, find).await?;
+        large(&shared, arrived, sample * limit * 32, result).await
     };
     respond(answer.await)
 }
 
+/// A point of a matrix, and those near it.
+type Row = (PointId, Vec<(PointId, f32)>);
+
+fn in_pairs(rows: &[Row]) -> Value {
+    let pair = |(a, near): &Row| {
+        let a = *a;
+        near.iter().map(move |(b, score)| json!({ "a": a, "b": b, "score": score })).collect::<Vec<_>>()
+    };
+    json!({ "pairs": rows.iter().flat_map(pair).collect::<Vec<_>>() })
+}
+
 /// A matrix as the places of its entries.
-fn offsets(rows: &[(PointId, Vec<(PointId, f32)>)]) -> Value {
+fn offsets(rows: &[Row]) -> Value {
     let places: HashMap<PointId, usize> = rows.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect();
     let (mut row, mut column, mut scores) = (Vec::new(), Vec::new(), Vec::new());
     for (place, (_, near)) in rows.iter().enumerate() {
         for (id, score) in near {
+            // One that was deleted while its neighbours were looked for has no place.
+            let Some(other) = places.get(id) else { continue };
             row.push(place);
-            column.push(places.get(id).copied().unwrap_or(0));
+            column.push(*other);
             scores.push(*score);
         }
     }

@@ -12,12 +12,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::query::OrderForm;
-use super::reply::{PointReply, large, respond, small};
+use super::reply::{PointReply, json_bytes, large, respond, small};
 use super::space::{At, read};
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
 
+/// Filters of this size are read in some 100 microseconds.
+const INLINE_FILTER_BYTES_MAX: usize = 16 * 1024;
 /// The most points of one answer.
 const LIMIT_MAX: usize = 1_000_000;
 
@@ -82,6 +84,12 @@ pub(super) fn filter(form: Option<&Value>) -> Result<Option<Arc<Filter>>, Vector
     Ok(form.map(Filter::read).transpose()?.map(Arc::new))
 }
 
+/// The same, read off the async threads where it is long: a filter may name a hundred thousand ids.
+pub(super) async fn filter_of(shared: &Shared, form: Option<Value>) -> Result<Option<Arc<Filter>>, ApiError> {
+    let small = form.as_ref().is_none_or(|form| json_bytes(form) < INLINE_FILTER_BYTES_MAX);
+    Ok(shared.pool.run_unless(small, move || filter(form.as_ref())).await??)
+}
+
 /// A limit that is not too large.
 pub(super) fn limit(wanted: Option<usize>, by_default: usize) -> Result<usize, VectorsError> {
     match wanted.unwrap_or(by_default) {
@@ -124,8 +132,8 @@ pub(super) async fn retrieve(
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
         let space = at.space(&shared).await?;
         let vectors = !select.vectors.is_none();
-        let small = form.ids.len() <= 16;
-        let records = read(&shared, &space, small, move |points| points.retrieve(&form.ids, &select)).await?;
+        // However few: what is not in memory is read from disk.
+        let records = read(&shared, &space, move |points| points.retrieve(&form.ids, &select)).await?;
         let replies = records.into_iter().map(|record| PointReply::of(record, vectors)).collect();
         points(&shared, arrived, replies).await
     };
@@ -148,8 +156,9 @@ pub(super) async fn one(
         let id: PointId = id.parse().map_err(VectorsError::from)?;
         let select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
         let space = at.space(&shared).await?;
-        let record = read(&shared, &space, true, move |points| points.retrieve(&[id], &select)).await?.pop();
-        small(&shared, arrived, PointReply::of(record.ok_or(VectorsError::NoPoint(id))?, true)).await
+        let record = read(&shared, &space, move |points| points.retrieve(&[id], &select)).await?.pop();
+        let reply = PointReply::of(record.ok_or(VectorsError::NoPoint(id))?, true);
+        large(&shared, arrived, reply.work(), reply).await
     };
     respond(answer.await)
 }
@@ -180,12 +189,12 @@ pub(super) async fn scroll(
         one_shard(form.shard_key.as_ref())?;
         let limit = limit(form.limit, 10)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
-        let (vectors, filter) = (!select.vectors.is_none(), filter(form.filter.as_ref())?);
+        let (vectors, filter) = (!select.vectors.is_none(), filter_of(&shared, form.filter).await?);
         let space = at.space(&shared).await?;
         let (replies, next) = match form.order_by {
             None => {
                 let scroll = Scroll { from: form.offset, limit, filter, select };
-                let (records, next) = read(&shared, &space, false, move |points| points.scroll(&scroll)).await?;
+                let (records, next) = read(&shared, &space, move |points| points.scroll(&scroll)).await?;
                 (records.into_iter().map(|record| PointReply::of(record, vectors)).collect::<Vec<_>>(), next)
             }
             Some(_) if form.offset.is_some() => {
@@ -194,12 +203,12 @@ pub(super) async fn scroll(
             }
             Some(order) => {
                 let order = order.read()?;
-                let found = move |points: &dyn Points| {
+                let found = move |points: &dyn Points| -> Result<Vec<PointReply>, VectorsError> {
                     let reply = |(record, value, _)| PointReply::of(record, vectors).with_order(value);
                     let ordered = points.ordered(&order, filter.as_deref(), limit, &select)?;
                     Ok(ordered.into_iter().map(reply).collect::<Vec<_>>())
                 };
-                (read(&shared, &space, false, found).await?, None)
+                (read(&shared, &space, found).await?, None)
             }
         };
         let work = replies.iter().map(PointReply::work).sum();
@@ -235,9 +244,9 @@ pub(super) async fn count(
         let form: CountForm = body::json(&shared, &headers, body).await?;
         one_shard(form.shard_key.as_ref())?;
         let _ = form.exact;
-        let filter = filter(form.filter.as_ref())?;
+        let filter = filter_of(&shared, form.filter).await?;
         let space = at.space(&shared).await?;
-        let count = read(&shared, &space, false, move |points| points.count(filter.as_deref())).await?;
+        let count = read(&shared, &space, move |points| points.count(filter.as_deref())).await?;
         small(&shared, arrived, json!({ "count": count })).await
     };
     respond(answer.await)
@@ -265,13 +274,13 @@ pub(super) async fn facet(
         let form: FacetForm = body::json(&shared, &headers, body).await?;
         one_shard(form.shard_key.as_ref())?;
         let _ = form.exact;
-        let (limit, filter) = (limit(form.limit, 10)?, filter(form.filter.as_ref())?);
+        let (limit, filter) = (limit(form.limit, 10)?, filter_of(&shared, form.filter).await?);
         let field = form.key.parse::<JsonPath>().map_err(VectorsError::from)?.to_string();
         let space = at.space(&shared).await?;
-        let counts = read(&shared, &space, false, move |points| points.facet(&field, filter.as_deref(), limit)).await?;
+        let counts = read(&shared, &space, move |points| points.facet(&field, filter.as_deref(), limit)).await?;
         let hits: Vec<Value> =
             counts.into_iter().map(|(value, count)| json!({ "value": value, "count": count })).collect();
-        small(&shared, arrived, json!({ "hits": hits })).await
+        large(&shared, arrived, hits.len() * 64, json!({ "hits": hits })).await
     };
     respond(answer.await)
 }

@@ -103,7 +103,19 @@ impl PointReply {
             Some(Vectors::One(vector)) => vector.len() * 4,
             Some(Vectors::Named(named)) => named.values().map(|vector| vector.len() * 4).sum(),
         };
-        POINT_BYTES + numbers + self.payload.as_ref().map_or(0, |payload| payload.len() * POINT_BYTES)
+        POINT_BYTES
+            + numbers
+            + self.payload.as_ref().map_or(0, |payload| payload.iter().map(|(_, value)| json_bytes(value)).sum())
+    }
+}
+
+/// Bytes of a value in JSON, at a guess.
+pub(super) fn json_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 8,
+        Value::Array(items) => 8 + items.iter().map(json_bytes).sum::<usize>(),
+        Value::Object(fields) => 8 + fields.iter().map(|(name, value)| name.len() + json_bytes(value)).sum::<usize>(),
     }
 }
 

@@ -47,23 +47,21 @@ pub(super) fn files(shared: &Shared) -> Result<&Arc<Store>, ApiError> {
     })
 }
 
-/// Reads points: in the CPU pool, or at once where that is `small`; where another server is asked, on a
-/// thread that may wait for it.
+/// Reads points: in the CPU pool; where another server is asked, on a thread that may wait for it.
 ///
 /// # Errors
 /// What `read` says, or that there is no room in the pool.
-pub(super) async fn read<T: Send + 'static>(
+pub(super) async fn read<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
     shared: &Shared,
     points: &Arc<dyn Points>,
-    small: bool,
-    read: impl FnOnce(&dyn Points) -> Result<T, VectorsError> + Send + 'static,
+    read: impl FnOnce(&dyn Points) -> Result<T, E> + Send + 'static,
 ) -> Result<T, ApiError> {
     let points = Arc::clone(points);
     if points.blocks() {
         let done = tokio::task::spawn_blocking(move || read(points.as_ref())).await;
-        return Ok(done.map_err(|_| ApiError::new(Fault::Ours, "reading points broke off"))??);
+        return done.map_err(|_| ApiError::new(Fault::Ours, "reading points broke off"))?.map_err(Into::into);
     }
-    Ok(shared.pool.run_unless(small, move || read(points.as_ref())).await??)
+    shared.pool.run(move || read(points.as_ref())).await?.map_err(Into::into)
 }
 
 /// The collection that a name or an alias means.

@@ -58,11 +58,11 @@ async fn described(shared: &Shared, name: &str) -> Result<Response, ApiError> {
     let active = Chosen::of(shared, Arc::clone(&collection)).space;
     let (follows, spaces) = (collection.follows(), collection.spaces());
     let asked = Arc::clone(&active);
-    let reply = move |_: &dyn Points| {
+    let reply = move |_: &dyn Points| -> Result<SpacesReply, VectorsError> {
         let reply = |space: &Arc<dyn Points>| reply_of(space, Arc::ptr_eq(space, &active)).transpose();
         Ok(SpacesReply { follows, spaces: spaces.iter().filter_map(reply).collect::<Result<_, VectorsError>>()? })
     };
-    let reply = read(shared, &asked, false, reply).await?;
+    let reply = read(shared, &asked, reply).await?;
     answer::json(shared, 0, move || Ok(reply)).await
 }
 

@@ -153,8 +153,12 @@ fn sample(collection: &str, space: &Space) -> CollectionSample {
         queries: recall.queries,
         share: recall.share,
     };
+    let warm = space.warmth();
     CollectionSample {
         collection: collection.to_owned(),
+        warm_bytes: warm.bytes as u64,
+        warm_hits: warm.hits,
+        warm_misses: warm.misses,
         points: status.points as u64,
         segments: status.segments as u64,
         vectors: status.vectors.iter().map(vector).collect(),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Model, Project, Server};
+use super::{Model, Project, Server, Vectors};
 use crate::ModelName;
 
 /// The difference between two project files, as work for a running server.
@@ -52,7 +52,8 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     if old.cache != new.cache {
         diff.restart.push("cache.folder");
     }
-    if old.vectors != new.vectors {
+    // How much is kept in memory changes at once.
+    if (Vectors { warm: new.vectors.warm, ..old.vectors.clone() }) != new.vectors {
         diff.restart.push("vectors");
     }
     diff

@@ -29,4 +29,4 @@ pub use model::{
     Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions,
 };
 pub use schema::schema;
-pub use vectors::{VectorEngine, Vectors};
+pub use vectors::{VectorEngine, Vectors, WARM_RANGE};

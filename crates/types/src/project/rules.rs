@@ -18,13 +18,15 @@ use super::model::{
 };
 use super::quote::{abbreviated, shown};
 use super::source;
-use super::vectors;
+use super::vectors::{self, Vectors, WARM_RANGE};
 use crate::ByteSize;
 
 /// The most threads one profile may start; beyond it the machine only switches between them.
 const PROFILE_THREADS_MAX: usize = 4_096;
 
 static SERVER_DEFAULTS: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(Server::default()).unwrap_or_default());
+static VECTORS_DEFAULTS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(Vectors::default()).unwrap_or_default());
 static PROFILE_DEFAULTS: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(Profile::default()).unwrap_or_default());
 
@@ -34,6 +36,8 @@ static GENERATE_DEFAULTS: LazyLock<Value> =
 /// Puts every broken rule of the document into `found`.
 pub(super) fn check(document: &Value, found: &mut Found) {
     addresses(&Table { value: document.get("server"), defaults: &SERVER_DEFAULTS, pointer: "/server" }, found);
+    let vectors = Table { value: document.get("vectors"), defaults: &VECTORS_DEFAULTS, pointer: "/vectors" };
+    vectors.check_size("warm", &WARM_RANGE, found);
     vectors::check(document.get("vectors"), found);
     let models = items(document, "models");
     unique_names(models, "/models", "model", found);

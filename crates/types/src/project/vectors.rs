@@ -1,5 +1,6 @@
 //! Where collections of vectors are kept, and the rules between those settings.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -8,6 +9,7 @@ use serde_json::Value;
 
 use super::check::Found;
 use super::quote::abbreviated;
+use crate::ByteSize;
 
 /// Where collections of vectors are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +22,9 @@ pub struct Vectors {
     /// a time may use it.
     #[schemars(length(min = 1, max = 4_096))]
     pub folder: PathBuf,
+    /// How much of the vectors is kept in memory, those that are found most, of all collections together: `0B` to
+    /// `1TiB`. The system's limit on locked memory has to allow it. For the embedded engine.
+    pub warm: ByteSize,
     /// Where the server of another engine is: `postgres://user@host:5432/database`. Without a password: that is named
     /// by `password_env`.
     #[schemars(
@@ -43,12 +48,16 @@ impl Default for Vectors {
         Vectors {
             engine: VectorEngine::default(),
             folder: PathBuf::from("vectors"),
+            warm: ByteSize::mib(256),
             url: None,
             url_env: None,
             password_env: None,
         }
     }
 }
+
+/// What [`Vectors::warm`] may be.
+pub const WARM_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(0)..=ByteSize::gib(1_024);
 
 /// What keeps collections of vectors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

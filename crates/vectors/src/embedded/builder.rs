@@ -7,6 +7,7 @@
 //! quarter of the largest.* So a point is indexed about as often as the collection has quadrupled since.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,11 +21,14 @@ use super::open::OpenSegment;
 use super::segment::{self, Entry, Segment};
 use super::space::{Shared, segment_path};
 use super::view::{LATEST, Piece, View};
+use super::warm;
 use super::writer::Command;
 use crate::CollectionConfig;
 
 /// After so long without a word from any writer, the collections count as idle.
 const IDLE: Duration = Duration::from_secs(2);
+/// What is kept in memory is looked over so often, while something is asked.
+const WARM_EVERY: Duration = Duration::from_secs(2);
 /// Measuring rests for so many times as long as it took: it takes a fiftieth of one core at the most.
 const RESTS: u32 = 49;
 /// Segments of about one size that are merged.
@@ -36,6 +40,8 @@ const DEAD_SHARE: usize = 5;
 #[derive(Clone)]
 pub(crate) struct Builder {
     calls: Sender<Call>,
+    /// Bytes of vectors that are kept in memory, of all collections together.
+    warm_bytes: Arc<AtomicUsize>,
 }
 
 enum Call {
@@ -84,8 +90,16 @@ impl Builder {
     /// Starts the thread; its work is shared out to `threads`.
     pub(super) fn start(threads: usize) -> io::Result<(Builder, std::thread::JoinHandle<()>)> {
         let (calls, queue) = crossbeam_channel::unbounded();
-        let thread = std::thread::Builder::new().name("halny-build".to_owned()).spawn(move || run(&queue, threads))?;
-        Ok((Builder { calls }, thread))
+        let warm_bytes = Arc::new(AtomicUsize::new(0));
+        let warm = Keeper { bytes: Arc::clone(&warm_bytes), again: Tick::ZERO, refused: false };
+        let work = move || run(&queue, threads, warm);
+        let thread = std::thread::Builder::new().name("halny-build".to_owned()).spawn(work)?;
+        Ok((Builder { calls, warm_bytes }, thread))
+    }
+
+    /// From now on so many bytes of vectors are kept in memory.
+    pub(super) fn keep_warm(&self, bytes: usize) {
+        self.warm_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Looks after another collection from now on.
@@ -110,7 +124,7 @@ impl Builder {
     }
 }
 
-fn run(queue: &Receiver<Call>, threads: usize) {
+fn run(queue: &Receiver<Call>, threads: usize, mut warm: Keeper) {
     // Searches come first.
     if rustix::process::nice(10).is_err() {
         tracing::debug!("the builder runs at normal priority");
@@ -137,6 +151,36 @@ fn run(queue: &Receiver<Call>, threads: usize) {
             clients.iter().for_each(Client::measure);
             let took = began.until(Tick::now());
             rested = Tick::now() + took * RESTS;
+        }
+        warm.keep(&clients, Tick::now());
+    }
+}
+
+/// Keeps in memory what is found most, now and then.
+struct Keeper {
+    bytes: Arc<AtomicUsize>,
+    again: Tick,
+    /// Whether the system has refused; it is told of once.
+    refused: bool,
+}
+
+impl Keeper {
+    fn keep(&mut self, clients: &[Client], now: Tick) {
+        if now < self.again {
+            return;
+        }
+        self.again = now + WARM_EVERY;
+        let spaces: Vec<Arc<Shared>> = clients.iter().filter_map(|client| client.shared.upgrade()).collect();
+        match warm::keep(&spaces, self.bytes.load(Ordering::Relaxed)) {
+            Err(error) if !self.refused => {
+                self.refused = true;
+                tracing::warn!(
+                    %error,
+                    "the system lets this process lock less memory than `vectors.warm` says; raise its limit \
+                     (LimitMEMLOCK, CAP_IPC_LOCK) or set less"
+                );
+            }
+            Err(_) | Ok(()) => {}
         }
     }
 }
@@ -195,7 +239,7 @@ impl Client {
                 (vec![open.serial], living.iter().map(|(_, row)| (open.serial, *row)).collect(), segment)
             }
             Work::Merge(parts) => {
-                let serial = shared.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let serial = shared.next.fetch_add(1, Ordering::Relaxed);
                 let folder = segment_path(&shared.folder, serial);
                 let points = living(&parts);
                 segment::write(&folder, &view.config, &entries(&points, &view.config))?;
@@ -299,6 +343,6 @@ fn build_index(
     let path = column.index_path(segment.folder());
     Index::build(column.rows(), vector, &path, threads, progress)??;
     // From the file: what is served is what will be served after the next start.
-    column.install(Index::open(&path, column.rows())?);
+    column.use_index(&path)?;
     Ok(())
 }

@@ -33,6 +33,7 @@ mod space;
 mod store;
 mod tune;
 mod view;
+mod warm;
 mod writer;
 
 pub use collection::Collection;
@@ -41,3 +42,4 @@ pub use snapshot::Snapshot;
 pub use space::Space;
 pub use store::Store;
 pub use tune::{TUNE_LIMIT_MAX, Trial, Tuning, Wanted};
+pub use warm::WarmStatus;

@@ -13,6 +13,7 @@ use super::recall::{Recall, RecallKey};
 use super::search::{self, Hit};
 use super::space::Space;
 use super::view::{Piece, Place, Reading};
+use super::warm::WarmStatus;
 use crate::query::OrderBy;
 use crate::{
     CollectionConfig, Named, PayloadSelect, Record, Scored, Scroll, Search, Select, SpaceStatus, VectorSelect,
@@ -34,7 +35,14 @@ impl Space {
         }
         let reading = self.shared.reading();
         let hits = search::nearest(&reading, search);
+        self.shared.warmth.count(&reading, &search.vector, hits.iter().map(|(place, _)| *place));
         scored(&reading, &search.vector, hits, select)
+    }
+
+    /// How much of what was found lay in memory that is kept for it.
+    #[must_use]
+    pub fn warmth(&self) -> WarmStatus {
+        self.shared.warmth.status(&self.shared.reading())
     }
 
     /// How many of the nearest are found, of what was asked lately.

@@ -15,8 +15,10 @@ use super::space::Shared;
 use super::view::Reading;
 use crate::{Search, SearchParams};
 
-/// One query in so many is kept.
-const ONE_IN: u64 = 64;
+/// One query in 2 to the power of this is kept.
+const ONE_IN_BITS: u32 = 6;
+/// Steps of the golden ratio round a circle: whatever comes in turns, some of each kind is kept.
+const GOLDEN_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Queries that wait to be measured; the oldest goes first.
 const WAITING_MAX: usize = 32;
 /// Queries of each vector that are remembered for tuning.
@@ -44,6 +46,7 @@ pub type RecallKey = (String, String);
 /// What is kept of queries.
 #[derive(Default)]
 pub(crate) struct Recalls {
+    /// A step further round the circle for each query.
     asked: AtomicU64,
     kept: Mutex<Kept>,
 }
@@ -59,7 +62,7 @@ impl Recalls {
     /// Keeps one query in so many; tells whether it kept this one.
     pub(super) fn notice(&self, search: &Search) -> bool {
         let candidate = !search.params.exact && (1..=LIMIT_MAX).contains(&search.limit);
-        if !candidate || !self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(ONE_IN) {
+        if !candidate || self.asked.fetch_add(GOLDEN_STEP, Ordering::Relaxed).leading_zeros() < ONE_IN_BITS {
             return false;
         }
         // A query never waits for this.
@@ -172,11 +175,14 @@ mod tests {
             params: SearchParams { exact, ..SearchParams::default() },
             threshold: None,
         };
-        let kept = (0..ONE_IN * 1_000).filter(|_| recalls.notice(&search(10, false))).count();
-        assert_eq!(kept, 1_000);
+        let asked = 1_000 << ONE_IN_BITS;
+        let kept: Vec<usize> = (0..asked).filter(|_| recalls.notice(&search(10, false))).collect();
+        assert!((990..1_010).contains(&kept.len()), "{}", kept.len());
+        let odd = kept.iter().filter(|number| *number % 2 == 1).count();
+        assert!((400..600).contains(&odd), "of queries that come in turns one kind is kept only: {odd}");
         assert_eq!(recalls.kept.lock().waiting.len(), WAITING_MAX);
         assert_eq!(recalls.recent("v").len(), RECENT_MAX);
-        let never = (0..ONE_IN * 10).filter(|_| recalls.notice(&search(10, true)) || recalls.notice(&search(0, false)));
+        let never = (0..asked).filter(|_| recalls.notice(&search(10, true)) || recalls.notice(&search(0, false)));
         assert_eq!(never.count(), 0);
     }
 }

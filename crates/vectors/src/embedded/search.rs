@@ -10,11 +10,8 @@ use super::plan::{Plan, plan};
 use super::segment::Segment;
 use super::sieve::{Sieve, Source};
 use super::view::{Piece, Place, Reading};
-use crate::{Search, SearchParams};
+use crate::Search;
 
-/// Candidates that are kept in a walk unless the request says otherwise: 99.4 % of the ten nearest
-/// among 62,666 sentence embeddings.
-pub(super) const EF: usize = 128;
 /// A point and how near it is: greater is nearer.
 pub(super) type Hit = (Place, f32);
 
@@ -23,21 +20,24 @@ pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
     let Some(config) = reading.view.config.vectors.get(&search.vector) else { return Vec::new() };
     let metric = config.distance.metric();
     let by_default;
-    let search = match (search.params.ef, config.ef) {
-        (None, Some(ef)) => {
-            by_default = Search { params: SearchParams { ef: Some(ef), ..search.params }, ..search.clone() };
+    let search = match config.ef {
+        Some(thorough) => {
+            let params = search.params.or_as_thorough(&config.tier, thorough);
+            by_default = Search { params, ..search.clone() };
             &by_default
         }
-        _ => search,
+        None => search,
     };
-    let least = search.threshold.map_or(f32::NEG_INFINITY, |score| config.distance.similarity(score));
+    let good = |found: &Found| {
+        search.threshold.is_none_or(|least| config.distance.beats(config.distance.score(found.similarity), least))
+    };
     let mut hits: Vec<Hit> = Vec::new();
     for (piece, segment) in reading.view.pieces.iter().enumerate() {
         let found = match segment {
             Piece::Sealed(segment) => in_sealed(reading, segment, metric, search),
             Piece::Open(open) => in_open(reading, &open.read(), metric, search),
         };
-        let near = found.into_iter().filter(|found| found.similarity >= least);
+        let near = found.into_iter().filter(good);
         hits.extend(near.map(|found| (Place { piece, row: found.row }, found.similarity)));
     }
     best_first(reading, &mut hits);
@@ -65,10 +65,7 @@ fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Sear
     let index = column.index();
     let estimate = sieve.estimate(segment.len());
     let mut found = match plan(index.as_deref(), column.rows(), estimate, search) {
-        Plan::Walk { ef } => match index.as_deref() {
-            Some(index) => index.search(column.rows(), &search.query, search.limit, ef, &search.params, &passes),
-            None => Vec::new(),
-        },
+        Plan::Ask(index) => index.search(column.rows(), search, &passes),
         Plan::Scan => {
             // The rows that may pass, where they are known; else all.
             let rows: Box<dyn Iterator<Item = u32> + '_> = match sieve.rows() {

@@ -22,6 +22,7 @@ use super::recall::Recalls;
 use super::record;
 use super::segment::Segment;
 use super::view::{LATEST, Piece, Reading, View};
+use super::warm::Warmth;
 use super::writer::{Command, Frozen, Writer};
 use super::{builder::Builder, files};
 use crate::{CollectionConfig, VectorsError, Write};
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub(super) building: Mutex<Option<Arc<Progress>>>,
     /// Queries that are measured.
     pub(super) recalls: Recalls,
+    /// How much of what is found lies in memory that is kept.
+    pub(super) warmth: Warmth,
 }
 
 /// A space.
@@ -221,6 +224,7 @@ fn recover(folder: &Path, builder: &Builder) -> io::Result<(Arc<Shared>, Writer)
         next: AtomicU64::new(manifest.next),
         building: Mutex::default(),
         recalls: Recalls::default(),
+        warmth: Warmth::default(),
     });
     let writer = Writer::new(Arc::clone(&shared), manifest, open, log, sequence, builder.clone());
     Ok((shared, writer))

@@ -1,7 +1,8 @@
 //! Finding how thoroughly an index has to be asked for a wanted recall.
 //!
 //! Queries that were asked lately stand for those that will come; where they are too few, vectors of
-//! the collection, which then must not find themselves. Exact answers are computed once, and the
+//! the collection, which then must not find themselves. Those are easier: they stand in the graph
+//! beside what they look for. Exact answers are computed once, and the
 //! settings are tried from the quickest to the most thorough until one finds enough.
 
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use super::recall::share;
 use super::search::{self, Hit};
 use super::space::Space;
 use super::view::Reading;
-use crate::{Search, SearchParams, VectorSelect, VectorsError};
+use crate::{Search, SearchParams, Tier, VectorSelect, VectorsError};
 
-/// Candidates that are tried, the fewest first.
+/// Candidates, in the compact tier lists, that are tried, the fewest first.
 const LADDER: [usize; 14] = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024, 2_048];
 /// Queries that are answered exactly.
 const QUERIES_MAX: usize = 400;
@@ -38,7 +39,7 @@ pub struct Wanted {
 /// One setting that was tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trial {
-    /// Candidates that were kept.
+    /// Candidates that were kept, in the compact tier lists that were looked through.
     pub ef: usize,
     /// The share of the nearest that it found.
     pub recall: f64,
@@ -84,7 +85,9 @@ impl Space {
     /// When a value is out of its range, there is no such vector, or there are no points.
     pub fn tune(&self, wanted: &Wanted, tell: &dyn Fn(f32)) -> Result<Tuning, VectorsError> {
         wanted.check()?;
-        self.config().vector(&wanted.vector)?;
+        let config = self.config();
+        config.vector(&wanted.vector)?;
+        let tier = config.vectors.get(&wanted.vector).map(|vector| vector.tier.clone()).unwrap_or_default();
         let reading = self.shared.reading();
         let (queries, asked) = self.queries(&reading, wanted);
         if queries.is_empty() {
@@ -99,8 +102,10 @@ impl Space {
         let nearest: Vec<Vec<Hit>> = queries.iter().enumerate().map(exact).collect();
         let mut trials = Vec::new();
         let mut chosen = None;
-        for ef in LADDER.into_iter().filter(|ef| *ef >= wanted.limit) {
-            let trial = try_out(&reading, &queries, &nearest, ef);
+        // A walk keeps as many as are wanted anyway.
+        let differ = |ef: &usize| matches!(tier, Tier::Compact { .. }) || *ef >= wanted.limit;
+        for ef in LADDER.into_iter().filter(differ) {
+            let trial = try_out(&reading, &queries, &nearest, &tier, ef);
             trials.push(trial);
             tell(0.5 + trials.len() as f32 / LADDER.len() as f32 / 2.0);
             if trial.recall >= wanted.recall {
@@ -140,8 +145,8 @@ impl Space {
     }
 }
 
-fn try_out(reading: &Reading, queries: &[Search], nearest: &[Vec<Hit>], ef: usize) -> Trial {
-    let params = SearchParams { ef: Some(ef), ..SearchParams::default() };
+fn try_out(reading: &Reading, queries: &[Search], nearest: &[Vec<Hit>], tier: &Tier, ef: usize) -> Trial {
+    let params = SearchParams::default().or_as_thorough(tier, ef);
     let (mut found, mut count, mut took) = (0.0, 0, Duration::ZERO);
     for (search, nearest) in queries.iter().zip(nearest) {
         let search = Search { params, ..search.clone() };

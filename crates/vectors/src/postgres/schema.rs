@@ -177,7 +177,7 @@ pub(super) struct Index {
 impl Index {
     /// The index of a vector, if it gets one.
     pub(super) fn of(config: &VectorConfig, collection: &CollectionConfig) -> Option<Index> {
-        let Tier::Fast { m, ef_construct, precision } = config.tier;
+        let Tier::Fast { m, ef_construct, precision } = config.tier else { return None };
         // As in Qdrant: no index at all.
         if collection.segmenting.index_from_points == usize::MAX || config.dimensions > HALFVEC_INDEX_DIMENSIONS_MAX {
             return None;
@@ -212,7 +212,9 @@ pub(super) fn check(config: &CollectionConfig) -> Result<(), VectorsError> {
             let text = format!("vector {name:?}: {what} is {is}, and pgvector allows at most {most}");
             Err(VectorsError::Config(text))
         };
-        let Tier::Fast { m, ef_construct, .. } = vector.tier;
+        let Tier::Fast { m, ef_construct, .. } = vector.tier else {
+            return Err(VectorsError::Unsupported("product quantisation in PostgreSQL".to_owned()));
+        };
         if vector.dimensions > VECTOR_DIMENSIONS_MAX {
             return refused("its size", vector.dimensions, VECTOR_DIMENSIONS_MAX);
         }

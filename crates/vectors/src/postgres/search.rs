@@ -134,10 +134,7 @@ impl Looking<'_> {
 
     fn near_enough(&self, mut found: Vec<Scored>) -> Vec<Scored> {
         if let Some(threshold) = self.search.threshold {
-            found.retain(|point| match self.vector.distance {
-                Distance::Cosine | Distance::Dot => point.score >= threshold,
-                Distance::Euclid => point.score <= threshold,
-            });
+            found.retain(|point| self.vector.distance.beats(point.score, threshold));
         }
         found
     }

@@ -185,7 +185,7 @@ pub(crate) async fn points_that_are_too_far_are_left_out(ground: Ground) {
         let found = ask(&space, |points| points.search(&far, &Select::default()));
         assert_eq!(found.iter().map(|found| found.id).collect::<Vec<_>>(), [10, 9, 11, 8, 12].map(PointId::Number));
         let mut small = search("b", &[1.0, 0.0, 0.0, 0.0], 30);
-        (small.threshold, small.params) = (Some(27.0), params);
+        (small.threshold, small.params) = (Some(26.0), params);
         let found = ask(&space, |points| points.search(&small, &Select::default()));
         assert_eq!(found.iter().map(|found| found.id).collect::<Vec<_>>(), [29, 28, 27].map(PointId::Number));
         small.limit = 0;

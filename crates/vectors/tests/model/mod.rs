@@ -8,8 +8,8 @@ use std::sync::Arc;
 use halny_payload::{Filter, PointId};
 use halny_vectors::embedded::{Space, Store};
 use halny_vectors::{
-    CollectionConfig, Distance, Named, Payload, PayloadSelect, Point, Scroll, Search, SearchParams, Segmenting, Select,
-    Selector, Tier, VectorConfig, VectorSelect, Write,
+    CodeBits, CollectionConfig, Distance, Named, Payload, PayloadSelect, Point, Scroll, Search, SearchParams,
+    Segmenting, Select, Selector, Tier, VectorConfig, VectorSelect, Write,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -17,10 +17,19 @@ use serde_json::json;
 pub(crate) const DIMENSIONS: usize = 4;
 pub(crate) const ALL: Select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
 
+/// A vector of each tier.
 pub(crate) fn config() -> CollectionConfig {
-    let vector = |distance| VectorConfig { dimensions: DIMENSIONS, distance, tier: Tier::default(), ef: None };
+    config_of([Tier::default(), COMPACT])
+}
+
+/// Lists of codes.
+pub(crate) const COMPACT: Tier = Tier::Compact { lists: None, bits: CodeBits::Four, subspaces: None };
+
+/// Vectors `a` and `b` of these tiers.
+pub(crate) fn config_of([a, b]: [Tier; 2]) -> CollectionConfig {
+    let vector = |distance, tier| VectorConfig { dimensions: DIMENSIONS, distance, tier, ef: None };
     CollectionConfig {
-        vectors: [("a".to_owned(), vector(Distance::Euclid)), ("b".to_owned(), vector(Distance::Dot))].into(),
+        vectors: [("a".to_owned(), vector(Distance::Euclid, a)), ("b".to_owned(), vector(Distance::Dot, b))].into(),
         // So small that a few writes are sealed, indexed and merged.
         segmenting: Segmenting { open_points: 6, index_from_points: 8, merged_points_max: 1_000 },
         ..CollectionConfig::default()
