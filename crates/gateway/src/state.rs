@@ -12,6 +12,7 @@ use halny_residency::{LoadedModel, Residency};
 use halny_telemetry::Metrics;
 use halny_types::project::Server;
 use halny_types::{RequestContext, TenantId, Tick};
+use halny_vectors::Collections;
 use halny_vectors::embedded::Store;
 
 use crate::{ApiError, Routes};
@@ -91,7 +92,9 @@ pub struct Shared {
     /// The limits of this server, as of now.
     pub limits: LiveLimits,
     /// The collections of vectors; nothing where none are kept.
-    pub vectors: Option<Arc<Store>>,
+    pub vectors: Option<Arc<dyn Collections>>,
+    /// The same where they are files of this server: snapshots, measured recall and tuning are theirs alone.
+    pub vector_files: Option<Arc<Store>>,
     /// Told when the operator asks for the project file to be read again.
     pub reload: Arc<Notify>,
     /// The project's own paths, as of now.

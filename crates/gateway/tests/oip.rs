@@ -66,6 +66,7 @@ async fn rig(engine: FakeEngine, task: &str, more: &str) -> Rig {
         metrics,
         limits: LiveLimits::new(limits),
         vectors: None,
+        vector_files: None,
         reload: Arc::default(),
     };
     Rig { clients: data_router(&shared), operator: admin_router(&shared), shared, folder }

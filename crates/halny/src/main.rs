@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod engines;
 mod project;
 mod serve;
 mod starts;

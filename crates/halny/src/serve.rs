@@ -17,11 +17,11 @@ use halny_residency::{Applied, Engines, Places, Residency};
 use halny_telemetry::{LogFormat, Metrics};
 use halny_types::Tick;
 use halny_types::project::{Checked, CpuThreads, Project, diff};
-use halny_vectors::embedded::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::engines;
 use crate::project::{ProjectFile, cache_folder};
 use crate::starts::Starts;
 use crate::watch::{Reason, Reasons};
@@ -83,7 +83,7 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
     let cache = cache_folder(&checked)?;
     let clients = Listener::for_clients(&project.server.address).await?;
     let operator = Listener::for_operator(&project.server.admin_address).await?;
-    let shared = share(&file, &project, &cache)?;
+    let shared = share(&file, &project, &cache).await?;
     watch_collections(&shared);
     let mut reasons = Reasons::new(&file.path, Arc::clone(&shared.reload))?;
     let stop = CancellationToken::new();
@@ -124,17 +124,17 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
     outcome
 }
 
-fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyhow::Result<Shared> {
+async fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyhow::Result<Shared> {
     let library = project.onnxruntime.library.as_ref().map(|path| file.folder.join(path));
     let engine = OnnxEngine::open(Options { library, cache: Some(cache.to_path_buf()), ..Options::default() })?;
     let threads = NonZeroUsize::new(project.server.cpu_threads.resolve()).unwrap_or(NonZeroUsize::MIN);
     let metrics = Metrics::new();
     let engines = Engines { graphs: Arc::new(engine), languages: Arc::new(LlamaEngine) };
     let places = Places { project: file.folder.clone(), cache: cache.to_path_buf() };
-    let folder = file.folder.join(&project.vectors.folder);
-    let vectors = Store::open(&folder, threads.get())
-        .with_context(|| format!("the collections in {} cannot be opened", folder.display()))?;
-    vectors.keep_warm(project.vectors.warm.as_usize());
+    let (vectors, vector_files) = engines::open(&project.vectors, &file.folder, threads.get()).await?;
+    if let Some(files) = &vector_files {
+        files.keep_warm(project.vectors.warm.as_usize());
+    }
     Ok(Shared {
         residency: Residency::new(engines, places, metrics.clone()),
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
@@ -142,7 +142,8 @@ fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyh
         routes: Routes::new(metrics.clone()),
         metrics,
         limits: LiveLimits::new(Limits::from(&project.server)),
-        vectors: Some(Arc::new(vectors)),
+        vectors: Some(vectors),
+        vector_files,
         reload: Arc::new(Notify::new()),
     })
 }
@@ -204,8 +205,8 @@ impl Running {
             tracing::warn!(settings = changes.restart.join(", "), "these settings take effect with the next start");
         }
         self.shared.limits.set(Limits::from(&project.server));
-        if let Some(vectors) = &self.shared.vectors {
-            vectors.keep_warm(project.vectors.warm.as_usize());
+        if let Some(files) = &self.shared.vector_files {
+            files.keep_warm(project.vectors.warm.as_usize());
         }
         let mut applied = Applied::default();
         if !changes.routes.is_empty() && !changes.removed.is_empty() {

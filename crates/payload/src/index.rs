@@ -90,7 +90,8 @@ impl PayloadIndex {
         if !filter.should.is_empty() {
             selected.and(self.any(&filter.should, row_of));
         }
-        if let Some((conditions, least)) = &filter.min_should {
+        // None at least is no condition.
+        if let Some((conditions, least)) = filter.min_should.as_ref().filter(|(_, least)| *least > 0) {
             let mut any = self.any(conditions, row_of);
             any.exact &= *least == 1;
             if *least > conditions.len() {

@@ -13,7 +13,7 @@ mod kind;
 mod path;
 mod values;
 
-pub use condition::{Condition, GeoPoint, Match, Range, Region};
+pub use condition::{Condition, GeoPoint, Match, Range, Region, Scalar};
 pub use error::FilterError;
 pub use filter::{Filter, Subject};
 pub use id::PointId;

@@ -352,3 +352,36 @@ fn a_model_without_profiles_gets_the_default_one() {
     let project = check(MODEL).unwrap().project;
     assert_eq!(project.models[0].profiles, [halny_types::project::Profile::default()]);
 }
+
+fn after_vectors(text: &str) -> String {
+    format!("[vectors]\n{text}\n{MODEL}")
+}
+
+#[test]
+fn an_engine_of_vectors_has_its_own_settings_and_no_secrets() {
+    assert_all_in(
+        after_vectors,
+        &[
+            ("folder = \"v\"", "accepted\n"),
+            (
+                "engine = \"postgres\"\nurl = \"postgres://halny@db:5432/halny?sslmode=require\"\npassword_env = \"PW\"",
+                "accepted\n",
+            ),
+            ("engine = \"postgres\"\nurl_env = \"DATABASE_URL\"", "accepted\n"),
+        ],
+    );
+    for (text, told) in [
+        ("url = \"postgres://db/x\"", ":2:1: `url` means nothing to the engine \"embedded\""),
+        ("engine = \"postgres\"", "the engine \"postgres\" needs to know where its server is"),
+        ("engine = \"postgres\"\nurl = \"postgres://db/x\"\nurl_env = \"U\"", ":4:1: `url` and `url_env` both say"),
+        ("engine = \"postgres\"\nurl = \"postgres://h:secret@db/x\"", ":3:7: the URL holds a password"),
+        ("engine = \"postgres\"\nurl = \"postgres://db/x?password=secret\"", ":3:7: the URL holds a password"),
+        ("engine = \"postgres\"\nurl = \"mysql://h:secret@db/x\"", ":3:7: this is no URL of the engine \"postgres\""),
+        ("engine = \"postgres\"\nurl_env = \"1 X\"", ":3:11: \"1 X\" is no name of an environment variable"),
+        ("engine = \"mysql\"\nurl_env = \"U\"", ":2:10: "),
+    ] {
+        let said = rendered(&after_vectors(text));
+        assert!(said.contains(told), "{text}\n{said}");
+        assert!(!said.contains("secret@") && !said.contains("=secret"), "{said}");
+    }
+}

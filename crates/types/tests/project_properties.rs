@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use halny_types::project::{
     Adapter, Cache, CellFormat, CpuThreads, GenerateOptions, GenerateProfile, Model, OnnxRuntime, PROBLEMS_MAX,
-    Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions, Vectors, check, schema,
+    Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions, VectorEngine, Vectors, check, schema,
 };
 use halny_types::{ByteSize, ModelName, ProfileName};
 use proptest::option::of;
@@ -230,12 +230,22 @@ prop_compose! {
     }
 }
 
+fn vectors() -> impl Strategy<Value = Vectors> {
+    let elsewhere = (of(Just("PASSWORD".to_owned())), "[a-z]{1,9}").prop_map(|(password_env, host)| Vectors {
+        engine: VectorEngine::Postgres,
+        url: Some(format!("postgres://halny@{host}:5432/halny")),
+        password_env,
+        ..Vectors::default()
+    });
+    prop_oneof![path().prop_map(|folder| Vectors { folder, ..Vectors::default() }), elsewhere]
+}
+
 prop_compose! {
     fn project()(
         server in server(),
         library in of(path()),
         folder in of(path()),
-        kept in path(),
+        vectors in vectors(),
         warm in (0u64..4_096).prop_map(ByteSize::mib),
         mut models in prop::collection::vec(model(), 0..5),
         routed: bool,
@@ -243,7 +253,8 @@ prop_compose! {
         let routes = if routed { check(ROUTE).unwrap().project.routes } else { Vec::new() };
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
-        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors: Vectors { folder: kept, warm }, models, routes }
+        let vectors = Vectors { warm, ..vectors };
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors, models, routes }
     }
 }
 

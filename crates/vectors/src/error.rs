@@ -100,6 +100,19 @@ pub enum VectorsError {
     /// An earlier write failed in a way that leaves unknown what is on disk.
     #[error("the collection takes no writes since its disk failed; restart the server once the disk works")]
     Broken,
+    /// The server that keeps the collections cannot be reached, is busy, or lost the request.
+    #[error(
+        "the {0} server of the collections cannot be reached, or has no connection free; a write under way is there whole or not at all, send it again"
+    )]
+    Unavailable(&'static str),
+    /// The server that keeps the collections took too long.
+    #[error(
+        "the {0} server of the collections took longer than its `statement_timeout`; ask for less, or allow more there"
+    )]
+    TooSlow(&'static str),
+    /// The server that keeps the collections answered with what nobody expects.
+    #[error("the {0} server of the collections refused the request; what it said is in the log")]
+    Engine(&'static str),
     /// The collection was deleted, or the server stops.
     #[error("the collection was closed while the request waited")]
     Closed,
@@ -112,6 +125,9 @@ impl Blame for VectorsError {
             E::NoCollection(_) | E::NoAlias(_) | E::NoPoint(_) | E::NoSpace(_) | E::NoSnapshot(_) => Fault::Missing,
             E::Filter(error) => error.fault(),
             E::Unsupported(_) => Fault::Unsupported,
+            E::Unavailable(_) => Fault::Overload,
+            E::TooSlow(_) => Fault::Late,
+            E::Engine(_) => Fault::Ours,
             E::NoRoom | E::Files(_) | E::Broken | E::Closed => Fault::Ours,
             E::Exists(_) => Fault::Conflict,
             E::Name(_) | E::Config(_) | E::NoVector { .. } | E::Dimensions { .. } => Fault::Caller,

@@ -12,23 +12,29 @@
 //!    pooling and dimensions. Several spaces may be under one name; one is active, and is
 //!    switched at once.
 //!
-//! [`embedded`] keeps collections in this process, in files.
+//! The contract is in [`Collections`], [`Spaces`] and [`Points`]. [`embedded`] keeps collections in this
+//! process, in files; [`postgres`] in PostgreSQL with pgvector, for several servers. What each promises
+//! less, its docs say; `tests/contract` asks the same of all.
 //!
 //! Not a library for indexes alone, as `usearch` or `hnswlib` are: they know neither payloads nor
 //! crashes, and forget or block while they build.
 
 mod config;
+mod contract;
 mod edit;
 pub mod embedded;
 mod error;
 mod point;
+pub mod postgres;
 pub mod query;
 mod request;
+mod scan;
 
 pub use config::{
     CodeBits, CollectionConfig, DIMENSIONS_MAX, Distance, EF_MAX, EmbeddingSpace, Precision, Segmenting, Tier,
     VECTOR_NAME_BYTES_MAX, VECTORS_MAX, VectorConfig,
 };
+pub use contract::{AliasChange, Collections, Points, Reconfigure, SpaceStatus, Spaces, VectorStatus, Waiting};
 pub use error::VectorsError;
 pub use point::{Named, Payload, Point};
 pub use request::{PayloadSelect, Record, Scored, Scroll, Search, SearchParams, Select, Selector, VectorSelect, Write};

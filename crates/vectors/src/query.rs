@@ -8,6 +8,7 @@ mod examples;
 mod fusion;
 mod groups;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use halny_payload::{Filter, JsonPath, PointId};
@@ -17,9 +18,9 @@ pub use examples::{Pair, Strategy};
 pub use fusion::{Fusion, RRF_K};
 pub use groups::{Group, GroupId, Grouping};
 
-use crate::embedded::Space;
 use crate::{
-    CollectionConfig, PayloadSelect, Record, Scored, Scroll, Search, SearchParams, Select, VectorSelect, VectorsError,
+    CollectionConfig, PayloadSelect, Points, Record, Scored, Scroll, Search, SearchParams, Select, VectorSelect,
+    VectorsError,
 };
 
 /// How deep prefetches may be in each other.
@@ -107,7 +108,7 @@ pub struct QueryRequest {
 #[derive(Clone)]
 pub struct Lookup {
     /// The collection.
-    pub space: Arc<Space>,
+    pub space: Arc<dyn Points>,
     /// Which of its vectors.
     pub vector: String,
 }
@@ -144,7 +145,7 @@ impl QueryRequest {
     ///
     /// # Errors
     /// When the query names what is not there, has vectors that do not fit, or limits that are too large.
-    pub fn run(&self, space: &Space, select: &Select) -> Result<Vec<Ranked>, VectorsError> {
+    pub fn run(&self, space: &dyn Points, select: &Select) -> Result<Vec<Ranked>, VectorsError> {
         self.check()?;
         self.ranked(space, None, select)
     }
@@ -184,7 +185,12 @@ impl QueryRequest {
         prefetched.saturating_add(self.limit).saturating_add(self.offset)
     }
 
-    fn ranked(&self, space: &Space, outer: Option<&Arc<Filter>>, select: &Select) -> Result<Vec<Ranked>, VectorsError> {
+    fn ranked(
+        &self,
+        space: &dyn Points,
+        outer: Option<&Arc<Filter>>,
+        select: &Select,
+    ) -> Result<Vec<Ranked>, VectorsError> {
         let filter = both(outer, self.filter.as_ref());
         if self.prefetch.is_empty() {
             return self.base(space, filter, select);
@@ -211,30 +217,38 @@ impl QueryRequest {
         };
         let mut fused = fusion.fuse(&sources, self.limit.saturating_add(self.offset))?;
         fused.retain(|(_, score)| self.threshold.is_none_or(|least| *score >= least));
-        let wanted = fused.into_iter().skip(self.offset);
-        let fetched = wanted.filter_map(|(id, score)| {
-            let Record { id, payload, vectors } = space.retrieve(&[id], select).pop()?;
+        let wanted: Vec<(PointId, f32)> = fused.into_iter().skip(self.offset).collect();
+        let ids: Vec<PointId> = wanted.iter().map(|(id, _)| *id).collect();
+        let mut records: HashMap<PointId, Record> =
+            space.retrieve(&ids, select)?.into_iter().map(|record| (record.id, record)).collect();
+        let fetched = wanted.into_iter().filter_map(|(id, score)| {
+            let Record { id, payload, vectors } = records.remove(&id)?;
             Some(ranked(Scored { id, score, payload, vectors }))
         });
         Ok(fetched.collect())
     }
 
     /// Asks the collection itself.
-    fn base(&self, space: &Space, filter: Option<Arc<Filter>>, select: &Select) -> Result<Vec<Ranked>, VectorsError> {
+    fn base(
+        &self,
+        space: &dyn Points,
+        filter: Option<Arc<Filter>>,
+        select: &Select,
+    ) -> Result<Vec<Ranked>, VectorsError> {
         let wanted = self.limit.saturating_add(self.offset);
         let found: Vec<Ranked> = match &self.query {
             None => {
                 let scroll = Scroll { from: None, limit: wanted, filter, select: select.clone() };
-                space.scroll(&scroll).0.into_iter().map(|record| unscored(record, 1.0, None)).collect()
+                space.scroll(&scroll)?.0.into_iter().map(|record| unscored(record, 1.0, None)).collect()
             }
             Some(Query::OrderBy(order)) => {
-                let ordered = space.ordered(order, filter.as_deref(), wanted, select);
+                let ordered = space.ordered(order, filter.as_deref(), wanted, select)?;
                 let ranked = |(record, value, _): (Record, Value, f64)| unscored(record, 1.0, Some(value));
                 ordered.into_iter().map(ranked).collect()
             }
             Some(Query::Sample) => {
-                let ids = space.sample(filter.as_deref(), self.limit);
-                let records = space.retrieve(&ids, select);
+                let ids = space.sample(filter.as_deref(), self.limit)?;
+                let records = space.retrieve(&ids, select)?;
                 return Ok(records.into_iter().map(|record| unscored(record, 1.0, None)).collect());
             }
             Some(Query::Fusion(_)) => {
@@ -249,7 +263,7 @@ impl QueryRequest {
 
     fn by_vectors(
         &self,
-        space: &Space,
+        space: &dyn Points,
         query: &Query,
         filter: Option<Arc<Filter>>,
         wanted: usize,
@@ -277,13 +291,13 @@ impl QueryRequest {
                     params: self.params,
                     threshold: self.threshold,
                 };
-                space.search(&search, select)
+                space.search(&search, select)?
             }
             examples::Goal::Best(score) => {
                 let above = |vector: &[f32]| {
                     Some(score(vector)).filter(|score| self.threshold.is_none_or(|least| *score > least))
                 };
-                space.best_by(&self.using, filter.as_deref(), wanted, select, &above)
+                space.best_by(&self.using, filter.as_deref(), wanted, select, &above)?
             }
         };
         Ok(found.into_iter().map(ranked).collect())
@@ -307,19 +321,28 @@ fn both(a: Option<&Arc<Filter>>, b: Option<&Arc<Filter>>) -> Option<Arc<Filter>>
     }
 }
 
+/// A point, and those that are near it with their scores.
+pub type Neighbours = (PointId, Vec<(PointId, f32)>);
+
 /// How near every point of a sample is to its nearest within it: for maps of a collection.
-#[must_use]
+///
+/// # Errors
+/// When the collection has no such vector, or its engine cannot be asked.
 pub fn matrix(
-    space: &Space,
+    space: &dyn Points,
     using: &str,
     filter: Option<&Filter>,
     sample: usize,
     limit: usize,
-) -> Vec<(PointId, Vec<(PointId, f32)>)> {
-    let ids = space.sample(filter, sample);
+) -> Result<Vec<Neighbours>, VectorsError> {
+    let ids = space.sample(filter, sample)?;
     let within = Arc::new(Filter::has_id(ids.clone()));
     let neighbours = |id: PointId| {
-        let query = space.vector_of(&id, using).ok()?;
+        let query = match space.vector_of(&id, using) {
+            // It has no such vector, or was deleted since.
+            Err(VectorsError::NoPoint(_) | VectorsError::NoVectorOfPoint { .. }) => return Ok(None),
+            query => query?,
+        };
         let others = Filter::all(vec![within.as_ref().clone(), Filter::not(Filter::has_id(vec![id]))]);
         let search = Search {
             vector: using.to_owned(),
@@ -330,7 +353,8 @@ pub fn matrix(
             threshold: None,
         };
         let none = Select { payload: PayloadSelect::None, vectors: VectorSelect::None };
-        Some((id, space.search(&search, &none).into_iter().map(|found| (found.id, found.score)).collect()))
+        let near = space.search(&search, &none)?.into_iter().map(|found| (found.id, found.score)).collect();
+        Ok(Some((id, near)))
     };
-    ids.into_iter().filter_map(neighbours).collect()
+    ids.into_iter().filter_map(|id| neighbours(id).transpose()).collect()
 }

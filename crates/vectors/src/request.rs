@@ -212,3 +212,11 @@ pub struct Scroll {
     /// What of each.
     pub select: Select,
 }
+
+/// Of several that are said of one id, the last; in the order in which they stand.
+pub(crate) fn last_of_each<T>(all: &[T], id: impl Fn(&T) -> PointId) -> Vec<&T> {
+    let mut seen = std::collections::HashSet::with_capacity(all.len());
+    let mut kept: Vec<&T> = all.iter().rev().filter(|one| seen.insert(id(one))).collect();
+    kept.reverse();
+    kept
+}

@@ -1,15 +1,16 @@
 //! Collections and aliases: made, described, changed, removed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use halny_types::CollectionName;
 use halny_types::project::TaskKind;
-use halny_vectors::embedded::{AliasChange, SpaceStatus};
 use halny_vectors::{
-    CollectionConfig, Distance, EmbeddingSpace, Precision, Segmenting, Tier, VectorConfig, VectorsError,
+    AliasChange, CollectionConfig, Distance, EmbeddingSpace, Precision, Segmenting, SpaceStatus, Tier, VectorConfig,
+    VectorsError,
 };
 use http::HeaderMap;
 use serde::Deserialize;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::quantisation::{self, QuantisationForm};
 use super::reply::{respond, small};
-use super::space::{At, Chosen, collection, made_by, store};
+use super::space::{At, Chosen, collection, engine, made_by, read};
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body, prepare};
@@ -228,7 +229,7 @@ pub(super) async fn create(
             None => None,
         };
         let config = form.config(made)?;
-        store(&shared)?.create(collection_name(&name)?, &config).await?;
+        engine(&shared)?.create(collection_name(&name)?, &config).await?;
         small(&shared, arrived, true).await
     };
     respond(answer.await)
@@ -272,7 +273,7 @@ pub(super) async fn update(
 ) -> Response {
     let answer = async {
         let form: Update = body::json(&shared, &headers, body).await?;
-        at.space(&shared)?.configure(move |config| form.apply(config)).await?;
+        at.space(&shared).await?.configure(Box::new(move |config| form.apply(config))).await?;
         small(&shared, arrived, true).await
     };
     respond(answer.await)
@@ -326,14 +327,14 @@ pub(super) async fn delete(
     Extension(arrived): Extension<Arrived>,
     Named(name): Named<String>,
 ) -> Response {
-    let answer = async { small(&shared, arrived, store(&shared)?.delete(&name).await?).await };
+    let answer = async { small(&shared, arrived, engine(&shared)?.delete(&name).await?).await };
     respond(answer.await)
 }
 
 /// `GET /collections`
 pub(super) async fn list(State(shared): State<Shared>, Extension(arrived): Extension<Arrived>) -> Response {
     let answer = async {
-        let names = store(&shared)?.names();
+        let names = engine(&shared)?.names().await?;
         let names: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
         small(&shared, arrived, json!({ "collections": names })).await
     };
@@ -347,7 +348,11 @@ pub(super) async fn exists(
     Named(name): Named<String>,
 ) -> Response {
     let answer = async {
-        let exists = store(&shared)?.get(&name).is_ok();
+        let exists = match engine(&shared)?.get(&name).await {
+            Ok(_) => true,
+            Err(VectorsError::NoCollection(_)) => false,
+            Err(error) => return Err(error.into()),
+        };
         small(&shared, arrived, json!({ "exists": exists })).await
     };
     respond(answer.await)
@@ -360,14 +365,11 @@ pub(super) async fn info(
     Named(name): Named<String>,
 ) -> Response {
     let answer = async {
-        let collection = collection(&shared, &name)?;
-        let space = Chosen::of(&shared, &collection).space;
+        let collection = collection(&shared, &name).await?;
+        let space = Chosen::of(&shared, Arc::clone(&collection)).space;
         let spaces: Vec<EmbeddingSpace> =
             collection.spaces().iter().filter_map(|space| space.config().space.clone()).collect();
-        let status = {
-            let space = space.clone();
-            shared.pool.run(move || space.status()).await?
-        };
+        let status = read(&shared, &space, |points| points.status()).await?;
         small(&shared, arrived, described(&space.config(), &status, &spaces)).await
     };
     respond(answer.await)
@@ -485,7 +487,7 @@ pub(super) async fn change_aliases(
     let answer = async {
         let forms: AliasForms = body::json(&shared, &headers, body).await?;
         let changes = forms.actions.into_iter().map(AliasForm::change).collect::<Result<_, _>>()?;
-        store(&shared)?.change_aliases(changes).await?;
+        engine(&shared)?.change_aliases(changes).await?;
         small(&shared, arrived, true).await
     };
     respond(answer.await)
@@ -506,12 +508,13 @@ pub(super) async fn aliases_of(
 }
 
 async fn aliases_that(shared: &Shared, arrived: Arrived, of: Option<&str>) -> Result<Response, ApiError> {
-    let store = store(shared)?;
+    let engine = engine(shared)?;
     if let Some(name) = of {
-        store.get(name)?;
+        engine.get(name).await?;
     }
-    let aliases: Vec<Value> = store
+    let aliases: Vec<Value> = engine
         .aliases()
+        .await?
         .into_iter()
         .filter(|(_, collection)| of.is_none_or(|name| name == collection.as_str()))
         .map(|(alias, collection)| json!({ "alias_name": alias, "collection_name": collection }))

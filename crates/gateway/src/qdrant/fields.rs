@@ -76,8 +76,8 @@ async fn change(
     name: &str,
     change: impl FnOnce(&mut CollectionConfig) -> Result<(), VectorsError> + Clone + Send + 'static,
 ) -> Result<(), ApiError> {
-    for space in collection(shared, name)?.spaces() {
-        space.configure(change.clone()).await?;
+    for space in collection(shared, name).await?.spaces() {
+        space.configure(Box::new(change.clone())).await?;
     }
     Ok(())
 }

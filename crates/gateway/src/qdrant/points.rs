@@ -310,8 +310,8 @@ fn for_those_there(write: Write) -> Write {
 }
 
 /// Makes these writes, and tells the number of the last.
-async fn make(shared: &Shared, at: &At, chosen: &Chosen, writes: Vec<Write>, wait: bool) -> Result<u64, ApiError> {
-    let others = at.others(shared, chosen)?;
+async fn make(at: &At, chosen: &Chosen, writes: Vec<Write>, wait: bool) -> Result<u64, ApiError> {
+    let others = at.others(chosen);
     if others.is_empty() {
         return Ok(chosen.space.write(writes, wait).await?);
     }
@@ -340,9 +340,9 @@ async fn write<F: DeserializeOwned + Send + 'static>(
     operation: impl FnOnce(F) -> OperationForm,
 ) -> Result<Response, ApiError> {
     let form = operation(body::json(shared, headers, body).await?);
-    let chosen = at.choose(shared)?;
+    let chosen = at.choose(shared).await?;
     let write = form.write(&Texts { shared, headers, arrived: arrived.0, limit: None }, &chosen).await?;
-    let number = make(shared, at, &chosen, vec![write], wait).await?;
+    let number = make(at, &chosen, vec![write], wait).await?;
     small(shared, arrived, updated(number, wait)).await
 }
 
@@ -396,14 +396,14 @@ pub(super) async fn batch(
             let text = format!("a batch has at most {OPERATIONS_MAX} operations, this one {}", forms.operations.len());
             return Err(ApiError::invalid(text));
         }
-        let chosen = at.choose(&shared)?;
+        let chosen = at.choose(&shared).await?;
         let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, limit: None };
         let mut writes = Vec::with_capacity(forms.operations.len());
         for form in forms.operations {
             writes.push(form.write(&texts, &chosen).await?);
         }
         let count = writes.len() as u64;
-        let last = make(&shared, &at, &chosen, writes, query.wait).await?;
+        let last = make(&at, &chosen, writes, query.wait).await?;
         let first = (last + 1).saturating_sub(count);
         let results: Vec<Value> =
             (first..=last).take(count as usize).map(|number| updated(number, query.wait)).collect();

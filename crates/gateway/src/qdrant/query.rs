@@ -1,6 +1,6 @@
 //! Queries: nearest, by examples, fused, in groups, many at once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -8,7 +8,6 @@ use axum::extract::{Extension, State};
 use axum::response::Response;
 use halny_payload::{JsonPath, PointId};
 use halny_types::Fault;
-use halny_vectors::embedded::Space;
 use halny_vectors::query::{
     Fusion, Group, GroupId, Grouping, LIMIT_MAX, Lookup, OrderBy, Pair, Query, QueryRequest, RRF_K, Strategy,
     VectorInput, matrix as pairs,
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::read::{PayloadForm, VectorForm, filter, filter_of, limit, one_shard, select};
 use super::reply::{PointReply, large, respond};
-use super::space::{At, Chosen, Texts, collection};
+use super::space::{At, Chosen, Texts, collection, read as ask};
 use super::vectors::{Document, Input};
 use crate::admission::Arrived;
 use crate::path::Named;
@@ -367,11 +366,22 @@ impl QueryForm {
         below.for_each(|form| form.each_input(with));
     }
 
+    /// The collections that points are looked up in.
+    fn lookups<'a>(&'a self, names: &mut BTreeSet<&'a str>) {
+        names.extend(self.lookup_from.as_ref().map(|lookup| lookup.collection.as_str()));
+        let below = match &self.prefetch {
+            Some(OneOrMany::Many(many)) => many.iter().collect(),
+            Some(OneOrMany::One(one)) => vec![&**one],
+            None => Vec::new(),
+        };
+        below.into_iter().for_each(|form: &QueryForm| form.lookups(names));
+    }
+
     /// The query without what is wanted of its points.
-    fn read(self, shared: &Shared, limit_by_default: usize) -> Result<QueryRequest, ApiError> {
+    fn read(self, lookups: &Lookups, limit_by_default: usize) -> Result<QueryRequest, ApiError> {
         one_shard(self.shard_key.as_ref())?;
         let below = self.prefetch.map(OneOrMany::many).unwrap_or_default();
-        let prefetch = below.into_iter().map(|form| form.read(shared, 10)).collect::<Result<_, _>>()?;
+        let prefetch = below.into_iter().map(|form| form.read(lookups, 10)).collect::<Result<_, _>>()?;
         Ok(QueryRequest {
             prefetch,
             query: self.query.map(What::read).transpose()?,
@@ -381,14 +391,14 @@ impl QueryForm {
             threshold: self.score_threshold,
             limit: limit(self.limit, limit_by_default)?,
             offset: self.offset.unwrap_or(0),
-            lookup: self.lookup_from.map(|form| form.read(shared)).transpose()?,
+            lookup: self.lookup_from.map(|form| form.read(lookups)).transpose()?,
         })
     }
 }
 
 impl QueryForm {
     /// A query that is not for groups, and what is wanted of what it finds.
-    fn alone(mut self, shared: &Shared) -> Result<(QueryRequest, Select), ApiError> {
+    fn alone(mut self, lookups: &Lookups) -> Result<(QueryRequest, Select), ApiError> {
         let select = select(self.with_payload.take(), self.with_vector.take(), PayloadSelect::None)?;
         for (field, given) in [
             ("group_by", self.group_by.is_some()),
@@ -399,16 +409,31 @@ impl QueryForm {
                 return Err(ApiError::invalid(format!("`{field}` belongs to /points/query/groups")));
             }
         }
-        Ok((self.read(shared, 10)?, select))
+        Ok((self.read(lookups, 10)?, select))
     }
 }
 
 impl LookupForm {
-    fn read(self, shared: &Shared) -> Result<Lookup, ApiError> {
+    fn read(self, lookups: &Lookups) -> Result<Lookup, ApiError> {
         one_shard(self.shard_key.as_ref())?;
-        let space = Chosen::of(shared, &*collection(shared, &self.collection)?).space;
+        let space = lookups.get(&self.collection).cloned();
+        let space = space.ok_or_else(|| VectorsError::NoCollection(self.collection.chars().take(255).collect()))?;
         Ok(Lookup { space, vector: self.vector.unwrap_or_default() })
     }
+}
+
+/// The spaces that points are looked up in, by the names of their collections.
+type Lookups = HashMap<String, Arc<dyn halny_vectors::Points>>;
+
+/// Finds what all of these look points up in.
+async fn lookups(shared: &Shared, forms: &[QueryForm]) -> Result<Lookups, ApiError> {
+    let mut names = BTreeSet::new();
+    forms.iter().for_each(|form| form.lookups(&mut names));
+    let mut found = Lookups::new();
+    for name in names {
+        found.insert(name.to_owned(), Chosen::of(shared, collection(shared, name).await?).space);
+    }
+    Ok(found)
 }
 
 /// Puts vectors in the place of the texts that are looked for.
@@ -449,12 +474,11 @@ async fn answer(
     at: &At,
     mut forms: Vec<QueryForm>,
 ) -> Result<Vec<Points>, ApiError> {
-    let chosen = at.choose(shared)?;
+    let chosen = at.choose(shared).await?;
     embed(&Texts { shared, headers, arrived: arrived.0, limit: None }, &chosen, &mut forms).await?;
-    let space = chosen.space;
-    let of = shared.clone();
-    let run = move || -> Result<Vec<Points>, ApiError> {
-        let asked = forms.into_iter().map(|form| form.alone(&of)).collect::<Result<Vec<_>, ApiError>>()?;
+    let lookups = lookups(shared, &forms).await?;
+    let run = move |space: &dyn halny_vectors::Points| -> Result<Vec<Points>, ApiError> {
+        let asked = forms.into_iter().map(|form| form.alone(&lookups)).collect::<Result<Vec<_>, ApiError>>()?;
         let wanted = asked.iter().map(|(request, _)| request.wanted()).fold(0, usize::saturating_add);
         if wanted > LIMIT_MAX {
             let text = format!("the queries want {wanted} points together, they may want {LIMIT_MAX}; send several");
@@ -462,12 +486,12 @@ async fn answer(
         }
         let one = |(request, select): (QueryRequest, Select)| {
             let with_vectors = !select.vectors.is_none();
-            let points = request.run(&space, &select)?;
+            let points = request.run(space, &select)?;
             Ok(Points { points: points.into_iter().map(|point| PointReply::ranked(point, with_vectors)).collect() })
         };
         asked.into_iter().map(one).collect()
     };
-    shared.pool.run(run).await?
+    ask(shared, &chosen.space, run).await
 }
 
 /// `POST /collections/{collection}/points/query`
@@ -531,51 +555,60 @@ pub(super) async fn groups(
 ) -> Response {
     let answer = async {
         let mut form: QueryForm = body::json(&shared, &headers, body).await?;
-        let chosen = at.choose(&shared)?;
+        let chosen = at.choose(&shared).await?;
         let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, limit: None };
         embed(&texts, &chosen, std::slice::from_mut(&mut form)).await?;
-        let space = chosen.space;
         let by = form.group_by.take().ok_or_else(|| ApiError::invalid("`group_by` names the field to group by"))?;
         let by = by.parse::<JsonPath>().map_err(VectorsError::from)?;
         let grouping = Grouping { by, groups: limit(form.limit, 10)?, size: limit(form.group_size.take(), 3)? };
         let select = select(form.with_payload.take(), form.with_vector.take(), PayloadSelect::None)?;
-        let lookup = form.with_lookup.take().map(|lookup| lookup.read(&shared)).transpose()?;
-        let of = shared.clone();
-        let run = move || -> Result<Vec<GroupReply>, ApiError> {
-            let request = form.read(&of, 10)?;
-            let with_vectors = !select.vectors.is_none();
-            let groups = grouping.run(&space, &request, &select)?;
-            Ok(groups.into_iter().map(|group| group_reply(group, with_vectors, lookup.as_ref())).collect())
+        let lookup = match form.with_lookup.take() {
+            Some(lookup) => Some(lookup.read(&shared).await?),
+            None => None,
         };
-        let groups = shared.pool.run(run).await??;
+        let lookups = lookups(&shared, std::slice::from_ref(&form)).await?;
+        let run = move |space: &dyn halny_vectors::Points| -> Result<Vec<GroupReply>, ApiError> {
+            let request = form.read(&lookups, 10)?;
+            let with_vectors = !select.vectors.is_none();
+            let groups = grouping.run(space, &request, &select)?;
+            let reply = |group| Ok(group_reply(group, with_vectors, lookup.as_ref())?);
+            groups.into_iter().map(reply).collect()
+        };
+        let groups = ask(&shared, &chosen.space, run).await?;
         let work = groups.iter().flat_map(|group| &group.hits).map(PointReply::work).sum();
         large(&shared, arrived, work, json!({ "groups": groups })).await
     };
     respond(answer.await)
 }
 
-fn group_reply(group: Group, with_vectors: bool, lookup: Option<&(Arc<Space>, Select)>) -> GroupReply {
+/// Where the ids of groups are looked up, and what of the points is wanted.
+type GroupLookup = (Arc<dyn halny_vectors::Points>, Select);
+
+fn group_reply(group: Group, with_vectors: bool, lookup: Option<&GroupLookup>) -> Result<GroupReply, VectorsError> {
     let (value, id) = match group.id {
         GroupId::Integer(number) => (json!(number), u64::try_from(number).ok().map(PointId::Number)),
         GroupId::Unsigned(number) => (json!(number), Some(PointId::Number(number))),
         GroupId::Text(text) => (json!(text), text.parse().ok()),
     };
-    let lookup = lookup.and_then(|(space, select)| {
-        let record = space.retrieve(&[id?], select).pop()?;
-        Some(PointReply::of(record, !select.vectors.is_none()))
-    });
+    let lookup = match (lookup, id) {
+        (Some((space, select)), Some(id)) => {
+            let record = space.retrieve(&[id], select)?.pop();
+            record.map(|record| PointReply::of(record, !select.vectors.is_none()))
+        }
+        _ => None,
+    };
     let hits = group.hits.into_iter().map(|hit| PointReply::ranked(hit, with_vectors)).collect();
-    GroupReply { id: value, hits, lookup }
+    Ok(GroupReply { id: value, hits, lookup })
 }
 
 impl WithLookup {
-    fn read(self, shared: &Shared) -> Result<(Arc<Space>, Select), ApiError> {
+    async fn read(self, shared: &Shared) -> Result<GroupLookup, ApiError> {
         let fields = match self {
             WithLookup::Name(collection) => WithLookupFields { collection, with_payload: None, with_vectors: None },
             WithLookup::Full(fields) => fields,
         };
         let select = select(fields.with_payload, fields.with_vectors, PayloadSelect::All)?;
-        Ok((Chosen::of(shared, &*collection(shared, &fields.collection)?).space, select))
+        Ok((Chosen::of(shared, collection(shared, &fields.collection).await?).space, select))
     }
 }
 
@@ -614,15 +647,17 @@ pub(super) async fn matrix(
         }
         let filter = filter_of(&shared, fields.filter).await?;
         let using = fields.using.unwrap_or_default();
-        let space = at.space(&shared)?;
+        let space = at.space(&shared).await?;
         space.config().vector(&using)?;
         let written: fn(&[Row]) -> Value = match form.as_str() {
             "pairs" => in_pairs,
             "offsets" => offsets,
             _ => return Err(ApiError::new(Fault::Missing, "a matrix comes as `pairs` or `offsets`")),
         };
-        let find = move || written(&pairs(&space, &using, filter.as_deref(), sample, limit));
-        let result = shared.pool.run(find).await?;
+        let find = move |space: &dyn halny_vectors::Points| -> Result<Value, VectorsError> {
+            Ok(written(&pairs(space, &using, filter.as_deref(), sample, limit)?))
+        };
+        let result = ask(&shared, &space, find).await?;
         large(&shared, arrived, sample * limit * 32, result).await
     };
     respond(answer.await)

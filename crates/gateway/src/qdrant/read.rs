@@ -6,14 +6,14 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::Response;
 use halny_payload::{Filter, JsonPath, PointId};
-use halny_vectors::{PayloadSelect, Scroll, Select, VectorSelect, VectorsError};
+use halny_vectors::{PayloadSelect, Points, Scroll, Select, VectorSelect, VectorsError};
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::query::OrderForm;
 use super::reply::{PointReply, json_bytes, large, respond, small};
-use super::space::At;
+use super::space::{At, read};
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
@@ -130,10 +130,10 @@ pub(super) async fn retrieve(
         one_shard(form.shard_key.as_ref())?;
         limit(Some(form.ids.len().max(1)), 1)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
-        let space = at.space(&shared)?;
+        let space = at.space(&shared).await?;
         let vectors = !select.vectors.is_none();
         // However few: what is not in memory is read from disk.
-        let records = shared.pool.run(move || space.retrieve(&form.ids, &select)).await?;
+        let records = read(&shared, &space, move |points| points.retrieve(&form.ids, &select)).await?;
         let replies = records.into_iter().map(|record| PointReply::of(record, vectors)).collect();
         points(&shared, arrived, replies).await
     };
@@ -155,8 +155,8 @@ pub(super) async fn one(
     let answer = async {
         let id: PointId = id.parse().map_err(VectorsError::from)?;
         let select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
-        let space = at.space(&shared)?;
-        let record = shared.pool.run(move || space.retrieve(&[id], &select).pop()).await?;
+        let space = at.space(&shared).await?;
+        let record = read(&shared, &space, move |points| points.retrieve(&[id], &select)).await?.pop();
         let reply = PointReply::of(record.ok_or(VectorsError::NoPoint(id))?, true);
         large(&shared, arrived, reply.work(), reply).await
     };
@@ -190,11 +190,11 @@ pub(super) async fn scroll(
         let limit = limit(form.limit, 10)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
         let (vectors, filter) = (!select.vectors.is_none(), filter_of(&shared, form.filter).await?);
-        let space = at.space(&shared)?;
+        let space = at.space(&shared).await?;
         let (replies, next) = match form.order_by {
             None => {
                 let scroll = Scroll { from: form.offset, limit, filter, select };
-                let (records, next) = shared.pool.run(move || space.scroll(&scroll)).await?;
+                let (records, next) = read(&shared, &space, move |points| points.scroll(&scroll)).await?;
                 (records.into_iter().map(|record| PointReply::of(record, vectors)).collect::<Vec<_>>(), next)
             }
             Some(_) if form.offset.is_some() => {
@@ -203,12 +203,12 @@ pub(super) async fn scroll(
             }
             Some(order) => {
                 let order = order.read()?;
-                let found = move || {
+                let found = move |points: &dyn Points| -> Result<Vec<PointReply>, VectorsError> {
                     let reply = |(record, value, _)| PointReply::of(record, vectors).with_order(value);
-                    let ordered = space.ordered(&order, filter.as_deref(), limit, &select);
-                    ordered.into_iter().map(reply).collect::<Vec<_>>()
+                    let ordered = points.ordered(&order, filter.as_deref(), limit, &select)?;
+                    Ok(ordered.into_iter().map(reply).collect::<Vec<_>>())
                 };
-                (shared.pool.run(found).await?, None)
+                (read(&shared, &space, found).await?, None)
             }
         };
         let work = replies.iter().map(PointReply::work).sum();
@@ -245,8 +245,8 @@ pub(super) async fn count(
         one_shard(form.shard_key.as_ref())?;
         let _ = form.exact;
         let filter = filter_of(&shared, form.filter).await?;
-        let space = at.space(&shared)?;
-        let count = shared.pool.run(move || space.count(filter.as_deref())).await?;
+        let space = at.space(&shared).await?;
+        let count = read(&shared, &space, move |points| points.count(filter.as_deref())).await?;
         small(&shared, arrived, json!({ "count": count })).await
     };
     respond(answer.await)
@@ -276,8 +276,8 @@ pub(super) async fn facet(
         let _ = form.exact;
         let (limit, filter) = (limit(form.limit, 10)?, filter_of(&shared, form.filter).await?);
         let field = form.key.parse::<JsonPath>().map_err(VectorsError::from)?.to_string();
-        let space = at.space(&shared)?;
-        let counts = shared.pool.run(move || space.facet(&field, filter.as_deref(), limit)).await??;
+        let space = at.space(&shared).await?;
+        let counts = read(&shared, &space, move |points| points.facet(&field, filter.as_deref(), limit)).await?;
         let hits: Vec<Value> =
             counts.into_iter().map(|(value, count)| json!({ "value": value, "count": count })).collect();
         large(&shared, arrived, hits.len() * 64, json!({ "hits": hits })).await

@@ -17,7 +17,7 @@ use tokio_util::io::ReaderStream;
 
 use super::collections::collection_name;
 use super::reply::{respond, small};
-use super::space::store;
+use super::space::files;
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
@@ -50,7 +50,7 @@ pub(super) async fn create(
     Named(name): Named<String>,
 ) -> Response {
     let answer = async {
-        let made = store(&shared)?.make_snapshot(&name).await?;
+        let made = files(&shared)?.make_snapshot(&name).await?;
         small(&shared, arrived, described(&made)).await
     };
     respond(answer.await)
@@ -63,7 +63,7 @@ pub(super) async fn list(
     Named(name): Named<String>,
 ) -> Response {
     let answer = async {
-        let store = store(&shared)?.clone();
+        let store = files(&shared)?.clone();
         let listed = blocking(move || store.snapshots(&name)).await?;
         small(&shared, arrived, listed.iter().map(described).collect::<Vec<_>>()).await
     };
@@ -76,7 +76,7 @@ pub(super) async fn download(
     Named((name, snapshot)): Named<(String, String)>,
 ) -> Response {
     let answer = async {
-        let store = store(&shared)?.clone();
+        let store = files(&shared)?.clone();
         let path = blocking(move || store.snapshot_path(&name, &snapshot)).await?;
         let file = tokio::fs::File::open(path).await.map_err(VectorsError::Files)?;
         let length = file.metadata().await.map_err(VectorsError::Files)?.len();
@@ -97,7 +97,7 @@ pub(super) async fn delete(
     Named((name, snapshot)): Named<(String, String)>,
 ) -> Response {
     let answer = async {
-        let store = store(&shared)?.clone();
+        let store = files(&shared)?.clone();
         blocking(move || store.delete_snapshot(&name, &snapshot)).await?;
         small(&shared, arrived, true).await
     };
@@ -126,7 +126,7 @@ pub(super) async fn recover(
         let form: Recover = body::json(&shared, &headers, body).await?;
         let _ = (form.priority, form.api_key);
         let (collection, snapshot) = own_snapshot(&form.location, &headers)?;
-        let store = store(&shared)?.clone();
+        let store = files(&shared)?.clone();
         let of_store = store.clone();
         let path = blocking(move || of_store.snapshot_path(&collection, &snapshot)).await?;
         store.restore(collection_name(&name)?, &path, form.checksum.as_deref()).await?;
@@ -152,7 +152,7 @@ pub(super) async fn upload(
     let answer = async {
         let refused = |text: String| ApiError::invalid(format!("the form cannot be read: {text}"));
         let mut form = form.map_err(|error| refused(error.body_text()))?;
-        let store = store(&shared)?;
+        let store = files(&shared)?;
         let name = collection_name(&name)?;
         let work = store.workplace()?;
         let path = work.path().join("uploaded");

@@ -12,8 +12,8 @@ use halny_residency::Inference;
 use halny_tasks::Answer;
 use halny_types::project::TaskKind;
 use halny_types::{Fault, Tick};
-use halny_vectors::embedded::{Collection, Space, Store};
-use halny_vectors::{EmbeddingSpace, Named, VectorsError};
+use halny_vectors::embedded::Store;
+use halny_vectors::{Collections, EmbeddingSpace, Named, Points, Spaces, VectorsError};
 use http::HeaderMap;
 use http::request::Parts;
 use serde::Deserialize;
@@ -28,17 +28,49 @@ const VERSION_DIGITS_MIN: usize = 6;
 /// The collections of this server.
 ///
 /// # Errors
-/// When they cannot be opened.
-pub(super) fn store(shared: &Shared) -> Result<&Arc<Store>, ApiError> {
+/// When it keeps none.
+pub(super) fn engine(shared: &Shared) -> Result<&Arc<dyn Collections>, ApiError> {
     shared.vectors.as_ref().ok_or_else(|| ApiError::new(Fault::Unsupported, "this server keeps no vectors"))
+}
+
+/// The collections of this server where they are its files.
+///
+/// # Errors
+/// When another engine keeps them, which is named.
+pub(super) fn files(shared: &Shared) -> Result<&Arc<Store>, ApiError> {
+    let engine = engine(shared)?.engine();
+    shared.vector_files.as_ref().ok_or_else(|| {
+        let text = format!(
+            "the collections of this server are kept by the engine {engine:?}; snapshots and tuning are for \
+             \"embedded\" alone"
+        );
+        ApiError::new(Fault::Unsupported, text)
+    })
+}
+
+/// Reads points: in the CPU pool; where another server is asked, on a thread that may wait for it.
+///
+/// # Errors
+/// What `read` says, or that there is no room in the pool.
+pub(super) async fn read<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
+    shared: &Shared,
+    points: &Arc<dyn Points>,
+    read: impl FnOnce(&dyn Points) -> Result<T, E> + Send + 'static,
+) -> Result<T, ApiError> {
+    let points = Arc::clone(points);
+    if points.blocks() {
+        let done = tokio::task::spawn_blocking(move || read(points.as_ref())).await;
+        return done.map_err(|_| ApiError::new(Fault::Ours, "reading points broke off"))?.map_err(Into::into);
+    }
+    shared.pool.run(move || read(points.as_ref())).await?.map_err(Into::into)
 }
 
 /// The collection that a name or an alias means.
 ///
 /// # Errors
 /// When there is none.
-pub(super) fn collection(shared: &Shared, name: &str) -> Result<Arc<Collection>, ApiError> {
-    Ok(store(shared)?.get(name)?)
+pub(super) async fn collection(shared: &Shared, name: &str) -> Result<Arc<dyn Spaces>, ApiError> {
+    Ok(engine(shared)?.get(name).await?)
 }
 
 /// What made the vectors of a model that is loaded.
@@ -56,7 +88,8 @@ pub(super) fn made_by(model: &Inference) -> Result<EmbeddingSpace, ApiError> {
 /// The space that a request is about, and the model that makes its vectors, if that is there.
 #[derive(Clone)]
 pub(super) struct Chosen {
-    pub(super) space: Arc<Space>,
+    pub(super) space: Arc<dyn Points>,
+    collection: Arc<dyn Spaces>,
     model: Option<Arc<Inference>>,
     /// The model that the collection follows.
     follows: Option<String>,
@@ -65,29 +98,29 @@ pub(super) struct Chosen {
 impl Chosen {
     /// The space of `collection` that belongs to the version of its model that serves now; the one that
     /// was active last where there is none.
-    pub(super) fn of(shared: &Shared, collection: &Collection) -> Chosen {
+    pub(super) fn of(shared: &Shared, collection: Arc<dyn Spaces>) -> Chosen {
         let follows = collection.follows();
         let serving = follows.as_deref().and_then(|name| serving(shared, name));
         let chosen = serving.and_then(|(model, made)| Some((collection.space_of(&made)?, Some(model))));
         let (space, model) = chosen.unwrap_or_else(|| (collection.active(), None));
-        Chosen { space, model, follows }
+        Chosen { space, collection, model, follows }
     }
 
     /// The space that a client names: by a model that is served, or by the first digits of a version.
-    fn named(shared: &Shared, collection: &Collection, asked: &str) -> Result<Chosen, ApiError> {
+    fn named(shared: &Shared, collection: Arc<dyn Spaces>, asked: &str) -> Result<Chosen, ApiError> {
         let follows = Some(asked.to_owned());
         if let Some((model, made)) = serving(shared, asked) {
             let space = collection.space_of(&made).ok_or_else(|| VectorsError::NoSpace(made.to_string()))?;
-            return Ok(Chosen { space, model: Some(model), follows });
+            return Ok(Chosen { space, collection, model: Some(model), follows });
         }
         let begins =
-            |space: &Arc<Space>| space.config().space.as_ref().is_some_and(|made| made.version.starts_with(asked));
+            |space: &Arc<dyn Points>| space.config().space.as_ref().is_some_and(|made| made.version.starts_with(asked));
         let mut found = collection.spaces().into_iter().filter(begins);
         match (found.next(), found.next()) {
             (Some(space), None) if asked.len() >= VERSION_DIGITS_MIN => {
                 let made = space.config().space.clone();
                 let model = made.and_then(|made| server_of(shared, &made));
-                Ok(Chosen { space, model, follows })
+                Ok(Chosen { space, collection, model, follows })
             }
             _ => Err(VectorsError::NoSpace(asked.chars().take(64).collect()).into()),
         }
@@ -129,9 +162,13 @@ fn server_of(shared: &Shared, made: &EmbeddingSpace) -> Option<Arc<Inference>> {
 /// Writes down for every collection which space is asked, so that it is asked after a restart too,
 /// before its model is there. To be called when models have come, gone or changed.
 pub async fn follow_models(shared: &Shared) {
-    let Some(store) = &shared.vectors else { return };
-    for name in store.names() {
-        let Ok(collection) = store.get(name.as_str()) else { continue };
+    let Some(engine) = &shared.vectors else { return };
+    let names = match engine.names().await {
+        Ok(names) => names,
+        Err(error) => return tracing::error!(%error, "which models the collections follow could not be written down"),
+    };
+    for name in names {
+        let Ok(collection) = engine.get(name.as_str()).await else { continue };
         let Some((_, made)) = collection.follows().and_then(|model| serving(shared, &model)) else { continue };
         if collection.space_of(&made).is_some()
             && let Err(error) = collection.activate(&made).await
@@ -175,11 +212,11 @@ impl At {
     ///
     /// # Errors
     /// When there is no such collection, or none of its spaces is called so.
-    pub(super) fn choose(&self, shared: &Shared) -> Result<Chosen, ApiError> {
-        let collection = collection(shared, &self.collection)?;
+    pub(super) async fn choose(&self, shared: &Shared) -> Result<Chosen, ApiError> {
+        let collection = collection(shared, &self.collection).await?;
         match &self.asked {
-            Some(asked) => Chosen::named(shared, &collection, asked),
-            None => Ok(Chosen::of(shared, &collection)),
+            Some(asked) => Chosen::named(shared, collection, asked),
+            None => Ok(Chosen::of(shared, collection)),
         }
     }
 
@@ -187,21 +224,18 @@ impl At {
     ///
     /// # Errors
     /// As [`At::choose`].
-    pub(super) fn space(&self, shared: &Shared) -> Result<Arc<Space>, ApiError> {
-        Ok(self.choose(shared)?.space)
+    pub(super) async fn space(&self, shared: &Shared) -> Result<Arc<dyn Points>, ApiError> {
+        Ok(self.choose(shared).await?.space)
     }
 
     /// The other spaces of the collection, which a write that is not about vectors goes to as well.
-    ///
-    /// # Errors
-    /// As [`At::choose`].
-    pub(super) fn others(&self, shared: &Shared, chosen: &Chosen) -> Result<Vec<Arc<Space>>, ApiError> {
+    pub(super) fn others(&self, chosen: &Chosen) -> Vec<Arc<dyn Points>> {
         if self.asked.is_some() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let mut spaces = collection(shared, &self.collection)?.spaces();
+        let mut spaces = chosen.collection.spaces();
         spaces.retain(|space| !Arc::ptr_eq(space, &chosen.space));
-        Ok(spaces)
+        spaces
     }
 }
 

@@ -12,12 +12,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use halny_types::project::TaskKind;
-use halny_vectors::embedded::{Collection, Space};
-use halny_vectors::{CollectionConfig, EmbeddingSpace, VectorsError};
+use halny_vectors::{CollectionConfig, EmbeddingSpace, Points, VectorsError};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::space::{Chosen, collection, made_by};
+use super::space::{Chosen, collection, made_by, read};
 use crate::error::Shape;
 use crate::path::Named;
 use crate::{ApiError, Shared, answer, body, prepare};
@@ -54,23 +53,25 @@ fn respond(answer: Result<Response, ApiError>) -> Response {
 }
 
 /// Where the collection stands.
-async fn described(shared: &Shared, collection: &Collection) -> Result<Response, ApiError> {
-    let active = Chosen::of(shared, collection).space;
+async fn described(shared: &Shared, name: &str) -> Result<Response, ApiError> {
+    let collection = collection(shared, name).await?;
+    let active = Chosen::of(shared, Arc::clone(&collection)).space;
     let (follows, spaces) = (collection.follows(), collection.spaces());
-    let reply = move || {
-        let spaces = spaces.iter().filter_map(|space| reply_of(space, Arc::ptr_eq(space, &active))).collect();
-        SpacesReply { follows, spaces }
+    let asked = Arc::clone(&active);
+    let reply = move |_: &dyn Points| -> Result<SpacesReply, VectorsError> {
+        let reply = |space: &Arc<dyn Points>| reply_of(space, Arc::ptr_eq(space, &active)).transpose();
+        Ok(SpacesReply { follows, spaces: spaces.iter().filter_map(reply).collect::<Result<_, VectorsError>>()? })
     };
-    let reply = shared.pool.run(reply).await?;
+    let reply = read(shared, &asked, reply).await?;
     answer::json(shared, 0, move || Ok(reply)).await
 }
 
 /// Nothing of a space whose vectors no model made.
-fn reply_of(space: &Space, active: bool) -> Option<SpaceReply> {
-    let made = space.config().space.clone()?;
-    let status = space.status();
+fn reply_of(space: &Arc<dyn Points>, active: bool) -> Result<Option<SpaceReply>, VectorsError> {
+    let Some(made) = space.config().space.clone() else { return Ok(None) };
+    let status = space.status()?;
     let indexed = status.vectors.iter().map(|(name, vector)| (name.clone(), vector.indexed)).collect();
-    Some(SpaceReply { made, active, points: status.points, indexed })
+    Ok(Some(SpaceReply { made, active, points: status.points, indexed }))
 }
 
 /// The vectors of the model of that name, as it serves now.
@@ -80,7 +81,7 @@ fn made_now(shared: &Shared, name: &str) -> Result<EmbeddingSpace, ApiError> {
 
 /// `GET /halny/v1/collections/{collection}/spaces`
 pub(super) async fn list(State(shared): State<Shared>, Named(name): Named<String>) -> Response {
-    let answer = async { described(&shared, &*collection(&shared, &name)?).await };
+    let answer = async { described(&shared, &name).await };
     respond(answer.await)
 }
 
@@ -93,7 +94,7 @@ pub(super) async fn add(
 ) -> Response {
     let answer = async {
         let form: OfModel = body::json(&shared, &headers, body).await?;
-        let collection = collection(&shared, &name)?;
+        let collection = collection(&shared, &name).await?;
         let count = collection.spaces().len();
         if count >= SPACES_MAX {
             let text = format!("the collection has {count} spaces, it may have {SPACES_MAX}; remove one first");
@@ -101,7 +102,7 @@ pub(super) async fn add(
         }
         let made = made_now(&shared, &form.model)?;
         collection.add(config_for(&collection.active().config(), made)?).await?;
-        described(&shared, &collection).await.map(|response| with_status(response, StatusCode::CREATED))
+        described(&shared, &name).await.map(|response| with_status(response, StatusCode::CREATED))
     };
     respond(answer.await)
 }
@@ -132,9 +133,9 @@ pub(super) async fn follow(
 ) -> Response {
     let answer = async {
         let form: OfModel = body::json(&shared, &headers, body).await?;
-        let collection = collection(&shared, &name)?;
+        let collection = collection(&shared, &name).await?;
         collection.activate(&made_now(&shared, &form.model)?).await?;
-        described(&shared, &collection).await
+        described(&shared, &name).await
     };
     respond(answer.await)
 }
@@ -148,19 +149,19 @@ pub(super) struct SpacePath {
 /// `DELETE /halny/v1/collections/{collection}/spaces/{version}`: by the whole version.
 pub(super) async fn remove(State(shared): State<Shared>, Named(path): Named<SpacePath>) -> Response {
     let answer = async {
-        let collection = collection(&shared, &path.collection)?;
+        let collection = collection(&shared, &path.collection).await?;
         let made = collection
             .spaces()
             .iter()
             .find_map(|space| space.config().space.clone().filter(|made| made.version == path.version));
         let made = made.ok_or_else(|| VectorsError::NoSpace(path.version.chars().take(64).collect()))?;
-        let chosen = Chosen::of(&shared, &collection).space.config().space.clone();
+        let chosen = Chosen::of(&shared, Arc::clone(&collection)).space.config().space.clone();
         if chosen.is_some_and(|chosen| chosen.same(&made)) {
             let text = format!("the vectors of {made} are asked now; have the collection follow another model first");
             return Err(VectorsError::Invalid(text).into());
         }
         collection.drop_space(&made).await?;
-        described(&shared, &collection).await
+        described(&shared, &path.collection).await
     };
     respond(answer.await)
 }

@@ -7,14 +7,13 @@ use halny_pipeline::{FetchRequest, Fetched, Point, SearchFor, SearchRequest, Vec
 use halny_residency::Inference;
 use halny_types::project::routes::Payload;
 use halny_types::{Fault, RequestContext};
-use halny_vectors::embedded::{Collection, Space};
 use halny_vectors::query::{Query, QueryRequest, VectorInput};
-use halny_vectors::{EmbeddingSpace, PayloadSelect, SearchParams, Select, VectorSelect, VectorsError};
+use halny_vectors::{EmbeddingSpace, PayloadSelect, Points, SearchParams, Select, Spaces, VectorSelect, VectorsError};
 use http::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::read::filter;
-use super::space::{Chosen, Texts, collection};
+use super::space::{Chosen, Texts, collection, read as ask};
 use super::vectors::Document;
 use crate::{ApiError, Shared};
 
@@ -37,11 +36,11 @@ pub(crate) async fn search(
     context: &RequestContext,
     request: SearchRequest,
 ) -> Result<Vec<Point>, ApiError> {
-    let collection = collection(shared, &request.collection)?;
+    let collection = collection(shared, &request.collection).await?;
     let (space, numbers) = match request.near {
-        SearchFor::Vector(vector) => of_space(shared, &collection, vector)?,
+        SearchFor::Vector(vector) => of_space(shared, collection, vector)?,
         SearchFor::Text(text) => {
-            let chosen = Chosen::of(shared, &collection);
+            let chosen = Chosen::of(shared, collection);
             let headers = HeaderMap::new();
             let limit = Some(context.arrived.until(context.deadline));
             let texts = Texts { shared, headers: &headers, arrived: context.arrived, limit };
@@ -64,7 +63,7 @@ pub(crate) async fn search(
         ..QueryRequest::default()
     };
     let wanted = !select.payload.is_none();
-    let found = shared.pool.run(move || asked.run(&space, &select)).await??;
+    let found = ask(shared, &space, move |points| asked.run(points, &select)).await?;
     let point = |ranked: halny_vectors::query::Ranked| {
         let point = ranked.point;
         Ok(Point { id: id(&point.id)?, score: point.score, payload: wanted.then(|| point.payload.unwrap_or_default()) })
@@ -77,15 +76,15 @@ pub(crate) async fn search(
 /// # Errors
 /// When there is no such collection, or an id is none.
 pub(crate) async fn fetch(shared: &Shared, request: FetchRequest) -> Result<Vec<Fetched>, ApiError> {
-    let space = Chosen::of(shared, &*collection(shared, &request.collection)?).space;
+    let space = Chosen::of(shared, collection(shared, &request.collection).await?).space;
     let read = |id: &Value| {
         serde_json::from_value::<PointId>(id.clone())
             .map_err(|_| ApiError::invalid("the id of a point is a whole number from 0 on, or a UUID as text"))
     };
     let ids = request.ids.iter().map(read).collect::<Result<Vec<PointId>, ApiError>>()?;
     let select = select(&request.payload)?;
-    let (wanted, small) = (!select.payload.is_none(), ids.len() <= 16);
-    let records = shared.pool.run_unless(small, move || space.retrieve(&ids, &select)).await?;
+    let wanted = !select.payload.is_none();
+    let records = ask(shared, &space, move |points| points.retrieve(&ids, &select)).await?;
     let fetched = |record: halny_vectors::Record| {
         let payload: Option<Map<String, Value>> = wanted.then(|| record.payload.unwrap_or_default());
         Ok(Fetched { id: id(&record.id)?, payload })
@@ -94,8 +93,12 @@ pub(crate) async fn fetch(shared: &Shared, request: FetchRequest) -> Result<Vec<
 }
 
 /// The space of a collection whose vectors may be compared with this one, and its numbers.
-fn of_space(shared: &Shared, collection: &Collection, vector: Vector) -> Result<(Arc<Space>, Vec<f32>), VectorsError> {
-    let active = Chosen::of(shared, collection).space;
+fn of_space(
+    shared: &Shared,
+    collection: Arc<dyn Spaces>,
+    vector: Vector,
+) -> Result<(Arc<dyn Points>, Vec<f32>), VectorsError> {
+    let active = Chosen::of(shared, Arc::clone(&collection)).space;
     let (Some(holds), Some(given)) = (&active.config().space, &vector.space) else {
         return Ok((active, vector.numbers.to_vec()));
     };

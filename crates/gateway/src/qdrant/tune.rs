@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::space::{Chosen, collection};
+use super::space::{Chosen, files};
 use crate::error::Shape;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
@@ -54,7 +54,10 @@ pub(super) async fn tune(
 ) -> Response {
     let answer = async {
         let form: TuneForm = body::json(&shared, &headers, body).await?;
-        let space = Chosen::of(&shared, &*collection(&shared, &name)?).space;
+        let collection = files(&shared)?.get(&name)?;
+        let chosen = Chosen::of(&shared, Arc::clone(&collection) as Arc<dyn halny_vectors::Spaces>).space.config();
+        let made = chosen.space.as_ref();
+        let space = made.and_then(|made| collection.space_of(made)).unwrap_or_else(|| collection.active());
         let wanted = Wanted { vector: form.vector, recall: form.recall, limit: form.limit };
         wanted.check()?;
         space.config().vector(&wanted.vector)?;
@@ -121,7 +124,7 @@ struct Watched(Arc<Store>);
 
 /// Has the server's metrics tell of its collections.
 pub fn watch_collections(shared: &Shared) {
-    if let Some(store) = &shared.vectors {
+    if let Some(store) = &shared.vector_files {
         shared.metrics.watch_collections(Watched(Arc::clone(store)));
     }
 }
@@ -138,7 +141,7 @@ impl Collections for Watched {
 
 fn sample(collection: &str, space: &Space) -> CollectionSample {
     let status = space.status();
-    let vector = |(name, vector): (&String, &halny_vectors::embedded::VectorStatus)| VectorSample {
+    let vector = |(name, vector): (&String, &halny_vectors::VectorStatus)| VectorSample {
         vector: name.clone(),
         indexed: vector.indexed as u64,
         index_bytes: vector.index_bytes as u64,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Model, Project, Server};
+use super::{Model, Project, Server, Vectors};
 use crate::{ModelName, RouteName};
 
 /// The difference between two project files, as work for a running server.
@@ -62,8 +62,9 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     if old.cache != new.cache {
         diff.restart.push("cache.folder");
     }
-    if old.vectors.folder != new.vectors.folder {
-        diff.restart.push("vectors.folder");
+    // How much is kept in memory changes at once.
+    if (Vectors { warm: new.vectors.warm, ..old.vectors.clone() }) != new.vectors {
+        diff.restart.push("vectors");
     }
     diff
 }
@@ -151,7 +152,7 @@ mod tests {
         assert_eq!(diff.live, ["server.max_body"]);
         assert_eq!(
             diff.restart,
-            ["server.address", "server.cpu_threads", "onnxruntime.library", "cache.folder", "vectors.folder"]
+            ["server.address", "server.cpu_threads", "onnxruntime.library", "cache.folder", "vectors"]
         );
     }
 

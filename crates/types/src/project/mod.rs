@@ -21,13 +21,14 @@ mod rules;
 mod schema;
 mod shape;
 mod source;
+mod vectors;
 
 pub use check::{Checked, FILE_BYTES_MAX, PROBLEMS_MAX, Problem, check};
 pub use diff::{ProjectDiff, diff};
 pub use generate::{Adapter, CellFormat, GenerateOptions, GenerateProfile};
 pub use model::{
-    Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind,
-    TextOptions, Vectors, WARM_RANGE,
+    Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind, TextOptions,
 };
 pub use routes::Route;
 pub use schema::schema;
+pub use vectors::{VectorEngine, Vectors, WARM_RANGE};

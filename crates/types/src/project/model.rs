@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::generate::{GENERATE_DEADLINE_MS, GenerateOptions, GenerateProfile};
 use super::routes::Route;
+use super::vectors::Vectors;
 use crate::{ByteSize, ModelName, ProfileName};
 
 /// The most models in one project.
@@ -204,28 +205,6 @@ pub struct Cache {
     /// The folder. Without it: `$HALNY_CACHE`, then `~/.cache/halny`.
     #[schemars(length(min = 1, max = 4_096))]
     pub folder: Option<PathBuf>,
-}
-
-/// Where collections of vectors are kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Vectors {
-    /// The folder, relative to this file. It is made with the first collection. One server at a time
-    /// may use it.
-    #[schemars(length(min = 1, max = 4_096))]
-    pub folder: PathBuf,
-    /// How much of the vectors is kept in memory, those that are found most, of all collections together:
-    /// `0B` to `1TiB`. The system's limit on locked memory has to allow it.
-    pub warm: ByteSize,
-}
-
-/// What [`Vectors::warm`] may be.
-pub const WARM_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(0)..=ByteSize::gib(1_024);
-
-impl Default for Vectors {
-    fn default() -> Vectors {
-        Vectors { folder: PathBuf::from("vectors"), warm: ByteSize::mib(256) }
-    }
 }
 
 /// A model that is served.

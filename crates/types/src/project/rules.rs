@@ -14,10 +14,10 @@ use super::address::Address;
 use super::check::Found;
 use super::generate::GenerateProfile;
 use super::model::{
-    CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind, Vectors,
-    WARM_RANGE,
+    CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind,
 };
 use super::quote::{abbreviated, shown};
+use super::vectors::{self, Vectors, WARM_RANGE};
 use super::{routes, source};
 use crate::ByteSize;
 
@@ -38,6 +38,7 @@ pub(super) fn check(document: &Value, found: &mut Found) {
     addresses(&Table { value: document.get("server"), defaults: &SERVER_DEFAULTS, pointer: "/server" }, found);
     let vectors = Table { value: document.get("vectors"), defaults: &VECTORS_DEFAULTS, pointer: "/vectors" };
     vectors.check_size("warm", &WARM_RANGE, found);
+    vectors::check(document.get("vectors"), found);
     let models = items(document, "models");
     unique_names(models, "/models", "model", found);
     for (at, model) in models.iter().enumerate() {

@@ -15,6 +15,7 @@
 
 mod builder;
 mod collection;
+mod contract;
 mod files;
 mod index;
 mod log;
@@ -36,10 +37,9 @@ mod warm;
 mod writer;
 
 pub use collection::Collection;
-pub use points::{SpaceStatus, VectorStatus};
 pub use recall::{Recall, RecallKey};
 pub use snapshot::Snapshot;
 pub use space::Space;
-pub use store::{AliasChange, Store};
+pub use store::Store;
 pub use tune::{TUNE_LIMIT_MAX, Trial, Tuning, Wanted};
 pub use warm::WarmStatus;

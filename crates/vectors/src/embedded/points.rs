@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use halny_payload::{FacetValue, Filter, PointId, order_value};
+use halny_payload::{FacetValue, Filter, PointId};
 use rand::seq::SliceRandom;
 use roaring::RoaringBitmap;
 use serde_json::Value;
@@ -16,38 +16,9 @@ use super::view::{Piece, Place, Reading};
 use super::warm::WarmStatus;
 use crate::query::OrderBy;
 use crate::{
-    CollectionConfig, Named, PayloadSelect, Record, Scored, Scroll, Search, Select, VectorSelect, VectorsError,
+    CollectionConfig, Named, PayloadSelect, Record, Scored, Scroll, Search, Select, SpaceStatus, VectorSelect,
+    VectorStatus, VectorsError, scan,
 };
-
-/// How a space stands.
-#[derive(Clone, Debug, Default)]
-pub struct SpaceStatus {
-    /// Points that live.
-    pub points: usize,
-    /// Segments, those in memory included.
-    pub segments: usize,
-    /// Segments that wait to be sealed, and those whose index is not built.
-    pub unfinished: usize,
-    /// How far the build under way has come, 0 to 1.
-    pub building: Option<f32>,
-    /// By vector.
-    pub vectors: BTreeMap<String, VectorStatus>,
-    /// For each indexed field, the points that have a value in it.
-    pub fields: BTreeMap<String, usize>,
-}
-
-/// How one of the vectors of a space stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VectorStatus {
-    /// Vectors, those of points that died since they were sealed included.
-    pub vectors: usize,
-    /// Of these, how many an index finds.
-    pub indexed: usize,
-    /// Bytes of the indexes.
-    pub index_bytes: usize,
-    /// Bytes of the vectors themselves.
-    pub vector_bytes: usize,
-}
 
 impl Space {
     /// What the space holds.
@@ -157,24 +128,11 @@ impl Space {
         select: &Select,
     ) -> Vec<(Record, Value, f64)> {
         let reading = self.shared.reading();
-        let begins = |number: f64| match order.start_from {
-            None => true,
-            Some(start) if order.descending => number <= start,
-            Some(start) => number >= start,
-        };
         let mut found: Vec<(PointId, Place, Value, f64)> = Vec::new();
         for (id, place) in search::passing(&reading, filter, None, usize::MAX) {
             let payload = reading.payload(place, &PayloadSelect::All).unwrap_or_default();
-            let mut numbers: Vec<f64> = Vec::new();
-            for value in order.key.values(&payload) {
-                let Some(number) = order_value(value).filter(|number| begins(*number)) else { continue };
-                if !numbers.contains(&number) {
-                    numbers.push(number);
-                    // A time is given as the number that it stands for.
-                    let value = if value.is_number() { value.clone() } else { Value::from(number as i64) };
-                    found.push((id, place, value, number));
-                }
-            }
+            let values = scan::order_values(order, &payload).into_iter();
+            found.extend(values.map(|(value, number)| (id, place, value, number)));
         }
         found.sort_by(|(.., a), (.., b)| if order.descending { b.total_cmp(a) } else { a.total_cmp(b) });
         found.truncate(limit);
@@ -206,11 +164,6 @@ impl Space {
         limit: usize,
     ) -> Result<Vec<(FacetValue, u64)>, VectorsError> {
         let reading = self.shared.reading();
-        let no_index = || {
-            let text =
-                format!("the field {field:?} has no index of keywords, integers, booleans or UUIDs; create one first");
-            VectorsError::Invalid(text)
-        };
         let mut counts: BTreeMap<FacetValue, u64> = BTreeMap::new();
         for piece in &reading.view.pieces {
             let passing = search::passing_in(&reading, piece, filter, None, usize::MAX);
@@ -219,14 +172,11 @@ impl Space {
                 Piece::Sealed(segment) => segment.fields().read().facet(field, &within),
                 Piece::Open(open) => open.read().fields.facet(field, &within),
             };
-            for (value, count) in values.ok_or_else(no_index)? {
+            for (value, count) in values.ok_or_else(|| scan::no_facet(field))? {
                 *counts.entry(value).or_default() += count;
             }
         }
-        let mut counts: Vec<_> = counts.into_iter().collect();
-        counts.sort_by(|(a, more), (b, most)| most.cmp(more).then_with(|| a.cmp(b)));
-        counts.truncate(limit);
-        Ok(counts)
+        Ok(scan::most_first(counts, limit))
     }
 
     /// How the space stands.

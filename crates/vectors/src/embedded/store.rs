@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::builder::Builder;
 use super::collection::Collection;
 use super::files;
-use crate::{CollectionConfig, VectorsError};
+use crate::{AliasChange, CollectionConfig, VectorsError};
 
 /// The most collections of one server: each has a thread and open files of its own.
 const COLLECTIONS_MAX: usize = 1_024;
@@ -35,27 +35,6 @@ struct Card {
 struct Catalog {
     card: Card,
     open: BTreeMap<CollectionName, Arc<Collection>>,
-}
-
-/// A change of an alias.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AliasChange {
-    /// It means this collection from now on, whatever it meant.
-    Create {
-        /// The alias.
-        alias: CollectionName,
-        /// What it means.
-        collection: CollectionName,
-    },
-    /// It means nothing from now on.
-    Delete(CollectionName),
-    /// It is called otherwise from now on.
-    Rename {
-        /// What it was called.
-        from: CollectionName,
-        /// What it is called.
-        to: CollectionName,
-    },
 }
 
 /// The collections of one server. It may write to its folder alone.

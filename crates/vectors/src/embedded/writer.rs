@@ -57,8 +57,9 @@ pub(super) struct Writer {
     log: Log,
     sequence: u64,
     builder: Builder,
-    /// Who waits for the log to be on disk.
-    waiting: Vec<(Reply<u64>, u64)>,
+    /// Who waits for the log to be on disk, and what they are told then: of several writes those before one that
+    /// cannot be made are made.
+    waiting: Vec<(Reply<u64>, Result<u64, VectorsError>)>,
     /// Who waits for what is open before this serial to be sealed.
     freezing: Vec<(u64, Frozen, Reply<()>)>,
     backlog: VecDeque<Command>,
@@ -132,10 +133,10 @@ impl Writer {
             Command::Write { writes, wait, reply, place } => {
                 let written = self.write_all(writes);
                 drop(place);
-                match written {
-                    Ok(sequence) if wait => self.waiting.push((reply, sequence)),
+                match wait {
+                    true => self.waiting.push((reply, written)),
                     // Whoever asked may have left.
-                    written => drop(reply.send(written)),
+                    false => drop(reply.send(written)),
                 }
             }
             Command::Configure { change, reply } => {
@@ -189,7 +190,7 @@ impl Writer {
     /// Waits until the log is on disk, shows readers what it says, and tells who waits for that.
     fn confirm(&mut self) {
         if self.sequence == self.shared.visible.load(Ordering::Relaxed) {
-            return self.waiting.drain(..).for_each(|(reply, sequence)| drop(reply.send(Ok(sequence))));
+            return self.waiting.drain(..).for_each(|(reply, written)| drop(reply.send(written)));
         }
         if self.broken {
             // It is not known whether what they wrote is on disk, and never will be.
@@ -198,7 +199,7 @@ impl Writer {
         match self.log.synchronise() {
             Ok(()) => {
                 self.shared.visible.store(self.sequence, Ordering::Release);
-                self.waiting.drain(..).for_each(|(reply, sequence)| drop(reply.send(Ok(sequence))));
+                self.waiting.drain(..).for_each(|(reply, written)| drop(reply.send(written)));
             }
             Err(error) => {
                 tracing::error!(%error, "a collection takes no more writes: its log cannot be brought to disk");

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use halny_payload::PointId;
 
 use super::{Lookup, Query, VectorInput};
-use crate::embedded::Space;
-use crate::{Distance, VectorConfig, VectorsError};
+use crate::{Distance, Points, VectorConfig, VectorsError};
 
 /// The least difference that counts: that of two 32-bit numbers at 1.
 const EPSILON: f32 = f32::EPSILON;
@@ -53,7 +52,7 @@ pub(super) enum Goal {
 
 /// Where examples are taken from.
 pub(super) struct Examples<'a> {
-    pub(super) space: &'a Space,
+    pub(super) space: &'a dyn Points,
     pub(super) using: &'a str,
     pub(super) lookup: Option<&'a Lookup>,
 }

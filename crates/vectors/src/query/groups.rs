@@ -7,8 +7,7 @@ use halny_payload::JsonPath;
 use serde_json::Value;
 
 use super::{QueryRequest, Ranked};
-use crate::embedded::Space;
-use crate::{PayloadSelect, Select, VectorsError};
+use crate::{PayloadSelect, Points, Select, VectorsError};
 
 /// Points that are looked at for each that is wanted, at first.
 const AHEAD: usize = 4;
@@ -49,8 +48,8 @@ impl Grouping {
     ///
     /// # Errors
     /// As [`QueryRequest::run`].
-    pub fn run(&self, space: &Space, request: &QueryRequest, select: &Select) -> Result<Vec<Group>, VectorsError> {
-        let total = space.count(None).min(super::LIMIT_MAX);
+    pub fn run(&self, space: &dyn Points, request: &QueryRequest, select: &Select) -> Result<Vec<Group>, VectorsError> {
+        let total = space.count(None)?.min(super::LIMIT_MAX);
         let mut request = request.clone();
         // How many points a prefetch has may change their scores, so that it has all at once.
         let all_at_once = !request.prefetch.is_empty();

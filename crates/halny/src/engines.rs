@@ -1,0 +1,48 @@
+//! What keeps the collections of vectors, as the project file says.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use halny_types::project::{VectorEngine, Vectors};
+use halny_vectors::Collections;
+use halny_vectors::embedded::Store;
+use halny_vectors::postgres::Postgres;
+
+/// Opens the collections; those in files of this server also as what they are.
+pub(crate) async fn open(
+    vectors: &Vectors,
+    folder: &Path,
+    threads: usize,
+) -> anyhow::Result<(Arc<dyn Collections>, Option<Arc<Store>>)> {
+    match vectors.engine {
+        VectorEngine::Embedded => {
+            let folder = folder.join(&vectors.folder);
+            let store = Store::open(&folder, threads)
+                .with_context(|| format!("the collections in {} cannot be opened", folder.display()))?;
+            let store = Arc::new(store);
+            Ok((Arc::clone(&store) as Arc<dyn Collections>, Some(store)))
+        }
+        VectorEngine::Postgres => {
+            let password = vectors.password_env.as_deref().map(variable).transpose()?;
+            let postgres = Postgres::connect(&url(vectors)?, password.as_deref()).await;
+            Ok((Arc::new(postgres.context("the collections in PostgreSQL cannot be opened")?), None))
+        }
+    }
+}
+
+fn url(vectors: &Vectors) -> anyhow::Result<String> {
+    match (&vectors.url, &vectors.url_env) {
+        (Some(url), _) => Ok(url.clone()),
+        (None, Some(name)) => variable(name),
+        (None, None) => bail!("[vectors] says neither `url` nor `url_env`"),
+    }
+}
+
+/// What an environment variable holds that the project file names.
+fn variable(name: &str) -> anyhow::Result<String> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => Ok(value),
+        _ => bail!("[vectors] names the environment variable {name}, which is not set; set it or name another"),
+    }
+}

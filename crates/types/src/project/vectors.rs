@@ -1,0 +1,163 @@
+//! Where collections of vectors are kept, and the rules between those settings.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::check::Found;
+use super::quote::abbreviated;
+use crate::ByteSize;
+
+/// Where collections of vectors are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Vectors {
+    /// What keeps them: `embedded`, files on this host; `postgres`, a PostgreSQL database with pgvector, which several
+    /// servers may share.
+    pub engine: VectorEngine,
+    /// The folder of the embedded engine, relative to this file. It is made with the first collection. One server at
+    /// a time may use it.
+    #[schemars(length(min = 1, max = 4_096))]
+    pub folder: PathBuf,
+    /// How much of the vectors is kept in memory, those that are found most, of all collections together: `0B` to
+    /// `1TiB`. The system's limit on locked memory has to allow it. For the embedded engine.
+    pub warm: ByteSize,
+    /// Where the server of another engine is: `postgres://user@host:5432/database`. Without a password: that is named
+    /// by `password_env`.
+    #[schemars(
+        length(min = 1, max = 4_096),
+        extend("examples" = ["postgres://halny@db.internal:5432/halny?sslmode=verify-full"])
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The environment variable that holds the URL, in place of `url`; in it a password may be.
+    #[schemars(length(min = 1, max = 256), extend("examples" = ["HALNY_VECTORS_URL"]))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_env: Option<String>,
+    /// The environment variable that holds the password of the PostgreSQL user.
+    #[schemars(length(min = 1, max = 256), extend("examples" = ["HALNY_VECTORS_PASSWORD"]))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+}
+
+impl Default for Vectors {
+    fn default() -> Vectors {
+        Vectors {
+            engine: VectorEngine::default(),
+            folder: PathBuf::from("vectors"),
+            warm: ByteSize::mib(256),
+            url: None,
+            url_env: None,
+            password_env: None,
+        }
+    }
+}
+
+/// What [`Vectors::warm`] may be.
+pub const WARM_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(0)..=ByteSize::gib(1_024);
+
+/// What keeps collections of vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VectorEngine {
+    /// Files on this host.
+    #[default]
+    Embedded,
+    /// PostgreSQL with pgvector.
+    Postgres,
+}
+
+impl VectorEngine {
+    fn name(self) -> &'static str {
+        match self {
+            VectorEngine::Embedded => "embedded",
+            VectorEngine::Postgres => "postgres",
+        }
+    }
+
+    /// The settings that say something to it, and what a URL of it begins with.
+    fn takes(self) -> (&'static [&'static str], &'static [&'static str]) {
+        match self {
+            VectorEngine::Embedded => (&[], &[]),
+            VectorEngine::Postgres => (&["url", "url_env", "password_env"], &["postgres://", "postgresql://"]),
+        }
+    }
+}
+
+const POINTER: &str = "/vectors";
+
+/// Puts every broken rule of the table `vectors` into `found`.
+pub(super) fn check(table: Option<&Value>, found: &mut Found) {
+    let Some(table) = table.and_then(Value::as_object) else { return };
+    let written = |name: &str, found: &Found| match table.get(name) {
+        Some(Value::String(text)) if !found.is_broken(&format!("{POINTER}/{name}")) => Some(text.clone()),
+        _ => None,
+    };
+    let engine =
+        table.get("engine").map_or(Ok(VectorEngine::default()), |engine| serde_json::from_value(engine.clone()));
+    let Ok(engine) = engine else { return };
+    let (settings, schemes) = engine.takes();
+    // A folder may stay where it is: it is a default that somebody may have written out.
+    for name in ["url", "url_env", "password_env"] {
+        if table.contains_key(name) && !settings.contains(&name) {
+            let wrong = format!("`{name}` means nothing to the engine {:?}", engine.name());
+            let right = match engine {
+                VectorEngine::Embedded => "take it out, or write engine = \"postgres\"",
+                VectorEngine::Postgres => "take it out, or write engine = \"embedded\"",
+            };
+            found.key(&format!("{POINTER}/{name}"), wrong, right.to_owned());
+        }
+    }
+    for name in ["url_env", "password_env"].into_iter().filter(|name| settings.contains(name)) {
+        if let Some(variable) = written(name, found).filter(|variable| !is_variable(variable)) {
+            let wrong = format!("{} is no name of an environment variable", abbreviated(&variable));
+            let right = format!("write one of letters, digits and `_`, such as {:?}", "HALNY_VECTORS_URL");
+            found.value(&format!("{POINTER}/{name}"), wrong, right);
+        }
+    }
+    if schemes.is_empty() {
+        return;
+    }
+    match (table.contains_key("url"), table.contains_key("url_env")) {
+        (false, false) => {
+            let wrong = format!("the engine {:?} needs to know where its server is", engine.name());
+            let right = format!("write url = \"{}...\", or url_env", schemes.first().unwrap_or(&""));
+            found.missing(POINTER, wrong, right);
+        }
+        (true, true) => {
+            let wrong = "`url` and `url_env` both say where the server is".to_owned();
+            found.key(&format!("{POINTER}/url_env"), wrong, "write one of them".to_owned());
+        }
+        _ => {}
+    }
+    if let Some(url) = written("url", found) {
+        check_url(&url, engine, schemes, found);
+    }
+}
+
+fn check_url(url: &str, engine: VectorEngine, schemes: &[&str], found: &mut Found) {
+    let pointer = format!("{POINTER}/url");
+    let Some(rest) = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)) else {
+        // It may hold a password in the wrong place: it is not shown.
+        let wrong = format!("this is no URL of the engine {:?}", engine.name());
+        let right = format!("write one that begins with {}", schemes.join(" or "));
+        return found.value(&pointer, wrong, right);
+    };
+    let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
+    let user = place.split('/').next().unwrap_or_default().rsplit_once('@').map_or("", |(user, _)| user);
+    if user.contains(':') || options.split('&').any(|option| option.starts_with("password=")) {
+        let wrong = "the URL holds a password, which does not belong into this file".to_owned();
+        let right = "take it out, and name the variable that holds it in password_env".to_owned();
+        found.value(&pointer, wrong, right);
+    }
+}
+
+/// A name that every shell can set.
+fn is_variable(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

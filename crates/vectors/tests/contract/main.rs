@@ -1,0 +1,111 @@
+//! One suite for every engine that keeps collections: the embedded store, and PostgreSQL with pgvector.
+//!
+//! PostgreSQL is started by the tests, from the folder that HALNY_POSTGRES names; `make test-rust` sets it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod catalogue;
+mod filters;
+mod nearest;
+mod pg_only;
+mod pg_server;
+mod points;
+mod queries;
+mod samples;
+
+use std::sync::Arc;
+
+use halny_types::CollectionName;
+use halny_vectors::embedded::Store;
+use halny_vectors::postgres::Postgres;
+use halny_vectors::{CollectionConfig, Collections, Points, VectorsError};
+
+/// What a case is given: an engine, and names that are its own, since a server may hold others' collections.
+pub(crate) struct Ground {
+    pub(crate) engine: Arc<dyn Collections>,
+    prefix: String,
+}
+
+impl Ground {
+    pub(crate) fn name(&self, name: &str) -> CollectionName {
+        CollectionName::new(&format!("{}-{name}", self.prefix)).unwrap()
+    }
+
+    /// An empty collection of that name.
+    pub(crate) async fn make(&self, name: &str, config: &CollectionConfig) -> Arc<dyn Points> {
+        self.engine.create(self.name(name), config).await.unwrap();
+        self.active(name).await
+    }
+
+    pub(crate) async fn active(&self, name: &str) -> Arc<dyn Points> {
+        self.engine.get(self.name(name).as_str()).await.unwrap().active()
+    }
+}
+
+/// Reads that wait for a server, from within async code.
+pub(crate) fn ask<T>(points: &Arc<dyn Points>, read: impl FnOnce(&dyn Points) -> Result<T, VectorsError>) -> T {
+    tokio::task::block_in_place(|| read(points.as_ref())).unwrap()
+}
+
+pub(crate) fn run(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(work);
+}
+
+fn prefix(case: &str) -> String {
+    // Names have at most 96 bytes.
+    case.rsplit("::").next().unwrap_or(case).chars().take(64).collect()
+}
+
+pub(crate) fn on_embedded(name: &str, case: impl AsyncFnOnce(Ground)) {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(folder.path(), 2).unwrap());
+        case(Ground { engine: Arc::clone(&store) as Arc<dyn Collections>, prefix: prefix(name) }).await;
+        store.close();
+    });
+}
+
+pub(crate) fn on_postgres(name: &str, case: impl AsyncFnOnce(Ground)) {
+    run(async {
+        let server = pg_server::Server::start();
+        let engine = Arc::new(Postgres::connect(&server.url(), None).await.unwrap());
+        case(Ground { engine: Arc::clone(&engine) as Arc<dyn Collections>, prefix: prefix(name) }).await;
+        tokio::task::block_in_place(|| engine.close());
+    });
+}
+
+macro_rules! contract {
+    ($($module:ident::$case:ident,)*) => {
+        mod embedded {
+            $(#[test] fn $case() { crate::on_embedded(stringify!($case), crate::$module::$case); })*
+        }
+        mod postgres {
+            $(#[test] fn $case() { crate::on_postgres(stringify!($case), crate::$module::$case); })*
+        }
+    };
+}
+
+contract! {
+    catalogue::collections_are_made_listed_and_removed,
+    catalogue::names_that_are_taken_or_unknown_are_refused,
+    catalogue::aliases_change_all_at_once_or_not_at_all,
+    catalogue::spaces_live_side_by_side_and_are_switched_at_once,
+    catalogue::a_configuration_changes_what_is_indexed_and_nothing_else,
+    catalogue::what_was_deleted_does_not_come_back_under_its_name,
+    points::points_come_back_as_they_were_written,
+    points::every_kind_of_write_does_what_the_embedded_store_does,
+    points::a_write_that_names_an_absent_point_changes_nothing,
+    points::pages_cover_all_points_once_and_in_order,
+    points::many_writers_lose_nothing,
+    points::a_write_is_seen_whole_or_not_at_all,
+    points::a_point_may_have_none_of_the_vectors,
+    points::large_writes_are_one,
+    nearest::comparing_all_finds_what_brute_force_finds,
+    nearest::an_index_finds_nearly_all_of_it,
+    nearest::a_filter_that_few_pass_hides_none_of_them,
+    nearest::points_that_are_too_far_are_left_out,
+    nearest::vectors_that_do_not_fit_are_refused,
+    filters::a_filter_passes_what_its_definition_passes,
+    filters::what_is_hard_to_write_is_found_as_it_is,
+    queries::every_kind_of_query_answers_as_the_embedded_store_does,
+    queries::the_status_counts_what_is_there,
+}
