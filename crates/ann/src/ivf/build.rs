@@ -10,8 +10,9 @@ use crate::codes::Codes as Coded;
 use crate::equal::Groups;
 use crate::{Cancelled, Metric, Progress, Rows};
 
-/// Lists for each in the square root of the number of rows.
-const LISTS_PER_ROOT: f64 = 8.0;
+/// Lists for each in the square root of the number of rows. Of 4, 5.6 and 8 none was faster at equal recall by more than a
+/// tenth on 62,666 sentence embeddings; 4 take the least memory and the least time to build.
+const LISTS_PER_ROOT: f64 = 4.0;
 /// Fewer rows make no list worth looking up.
 const LIST_ROWS_LEAST: usize = 16;
 /// Blocks that are made at once.
