@@ -36,13 +36,16 @@ def frontier(points: Iterable[Measured]) -> list[Measured]:
 
 def at_recall(points: Iterable[Measured], wanted: float) -> AtRecall:
     """Between the two settings on either side of the wanted recall, the logarithm of the speed on a straight line."""
+    points = list(points)
     curve = frontier(points)
     if not curve:
         return AtRecall(None, "nothing was measured")
     if curve[-1].recall < wanted:
         return AtRecall(None, f"its recall is at most {curve[-1].recall:.4f}")
     if curve[0].recall > wanted:
-        return AtRecall(None, f"its recall is at least {curve[0].recall:.4f}")
+        least = min(point.recall for point in points)
+        # Where a setting with less recall was slower, this one serves both.
+        return AtRecall(curve[0].qps) if least <= wanted else AtRecall(None, f"its recall is at least {least:.4f}")
     for low, high in itertools.pairwise(curve):
         if low.recall <= wanted <= high.recall:
             part = (wanted - low.recall) / (high.recall - low.recall)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from nearest.systems import LIMIT, PRIORITY, SystemLost
 
 _Json = dict[str, Any]
 _TIMEOUT_S = 120
-_COLLECTION = "measured"
+#: Of the collection that the example `measure` makes.
+_PATH = "/collections/measured/points/query"
+_SCORE_TOLERANCE = 1e-5
 #: The load generator's own start, before it measures.
 _WARM_UP_S = 0.5
 
@@ -47,13 +50,24 @@ class Served:
 
         return System("halny-http", command, Request("", {}, lambda _: []), "/v2/health/ready")
 
+    def check(self, url: str, query: list[float], scores: list[float]) -> None:
+        """Refuses to measure a server whose answer is not that of the collection."""
+        request = urllib.request.Request(
+            f"{url}{_PATH}", json.dumps({"query": query, "limit": LIMIT}).encode(), {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+            points = json.load(answer)["result"]["points"]
+        found = [point["score"] for point in points]
+        if len(found) != len(scores) or any(abs(a - b) > _SCORE_TOLERANCE for a, b in zip(found, scores)):
+            raise SystemLost(f"the server finds other points: scores {found[:3]}..., in process {scores[:3]}...")
+
     def ask(self, url: str, ef: int | None) -> _Json:
         """Every query once, one after the other."""
         body: _Json = {"query": "{json}", "limit": LIMIT}
         if ef is not None:
             body["params"] = {"hnsw_ef": ef}
         options = {
-            "--path": f"/collections/{_COLLECTION}/points/query",
+            "--path": _PATH,
             "--template": json.dumps(body),
             "--texts": self._queries,
             "--connections": 1,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from processes import ForeignLoad
+from processes import ForeignLoad, wait_for_quiet
 from servers import ServerError
 from servers import running as serving
 
@@ -25,6 +25,8 @@ from nearest.systems import LIMIT, Process, System, SystemLost, running
 _Json = dict[str, Any]
 #: Above this share of the machine, others were part of what was measured.
 FOREIGN_SHARE_MAX = 0.10
+#: Processor time over time, of one thread and the clocks' grain.
+_THREADS_MAX = 1.1
 _REBUILD_SEED = 31
 #: How far a new point lies from an old one: its nearest are others than the old one's.
 _REBUILD_NOISE = 0.02
@@ -43,10 +45,12 @@ class Plan:
     rebuild_idle_s: float
     #: How fast they come; slow enough for the builder to keep up.
     rebuild_points_per_s: float
+    #: Waited at most for a machine that others leave alone.
+    patience_s: float
 
 
-FULL = Plan(5, 3, 5, None, 20_000, 15.0, 1_000.0)
-QUICK = Plan(1, 1, 1, 8_000, 6_000, 3.0, 2_000.0)
+FULL = Plan(5, 3, 5, None, 20_000, 15.0, 1_000.0, 20.0)
+QUICK = Plan(1, 1, 1, 8_000, 6_000, 3.0, 2_000.0, 2.0)
 
 
 @dataclass
@@ -94,6 +98,7 @@ def curves(run: Run) -> dict[str, list[_Json]]:
     seen: dict[str, dict[str, list[_Json]]] = {name: {} for name in run.processes}
     shares = []
     for number in range(1, run.plan.rounds + 1):
+        wait_for_quiet(run.plan.patience_s)
         names = [name for name, process in run.processes.items() if number <= process.system.rounds_max]
         with ForeignLoad() as foreign:
             for place in range(max(len(run.processes[name].system.settings) for name in names)):
@@ -118,22 +123,29 @@ def _one(run: Run, name: str, place: int, right: Truth, seen: dict[str, dict[str
         return
     found = recall(run.data.table, run.data.queries, told["ids"], right)
     one = {"params": params, "recall": found, "qps": len(run.data.queries) / told["took_s"]}
-    seen[name].setdefault(str(params), []).append(one | {key: told[key] for key in ("p50_us", "p99_us") if key in told})
+    one |= {key: told[key] for key in ("p50_us", "p99_us") if key in told}
+    if told.get("cpu_s"):
+        one["per_cpu_s"] = len(run.data.queries) / told["cpu_s"]
+        if told["cpu_s"] > _THREADS_MAX * told["took_s"]:
+            run.problem(f"{name} {params} used {told['cpu_s'] / told['took_s']:.1f} threads; one was asked for")
+    seen[name].setdefault(str(params), []).append(one)
 
 
 def _median(rounds: list[_Json]) -> _Json:
     """Of one setting; the recall of a system that was not built anew is always the same."""
     found: _Json = {"params": rounds[0]["params"], "rounds": len(rounds)}
-    for key in ("recall", "qps", "p50_us", "p99_us"):
+    for key in ("recall", "qps", "per_cpu_s", "p50_us", "p99_us"):
         if values := [one[key] for one in rounds if key in one]:
             found[key] = statistics.median(values)
     found["qps_spread"] = [min(one["qps"] for one in rounds), max(one["qps"] for one in rounds)]
     return found
 
 
-def measured(points: Iterable[_Json]) -> list[Measured]:
-    """For reading figures off a curve."""
-    return [Measured(str(point["params"]), point["recall"], point["qps"]) for point in points]
+def measured(points: Iterable[_Json], speed: str = "qps") -> list[Measured]:
+    """For reading figures off a curve; `per_cpu_s` is the speed on a processor of one's own."""
+    return [
+        Measured(str(point["params"]), point["recall"], point[speed]) for point in points if point.get(speed) is not None
+    ]
 
 
 def filtered(run: Run, name: str) -> list[_Json]:
@@ -178,6 +190,8 @@ def added_by_http(run: Run, name: str, binary: Path) -> _Json | None:
     rounds = []
     try:
         with serving(served.system(), run.scratch) as server:
+            told = process.search(run.data.queries_path, {})
+            served.check(server.url, run.data.queries[0].tolist(), told["scores"][0])
             for _ in range(run.plan.http_rounds):
                 inside = process.search(run.data.queries_path, {})["p50_us"] / 1e3
                 report = served.ask(server.url, None)
@@ -199,6 +213,7 @@ def rebuilt(run: Run, name: str) -> _Json | None:
     new /= np.linalg.norm(new, axis=1, keepdims=True)
     path = run.scratch / f"{run.data.name}-new.f32"
     new.astype(np.float32).tofile(path)
+    wait_for_quiet(plan.patience_s)
     say(f"{name}: {plan.rebuild_points:,} points come, {plan.rebuild_points_per_s:,.0f} a second, while it is searched")
     try:
         told = run.processes[name].ask(
@@ -213,6 +228,7 @@ def rebuilt(run: Run, name: str) -> _Json | None:
     except SystemLost as error:
         run.lost(name, error)
         return None
+    told["cpu_p99_vs_idle"] = told["rebuild"]["cpu_p99_us"] / told["idle"]["cpu_p99_us"]
     told["p99_vs_idle"] = told["rebuild"]["p99_us"] / told["idle"]["p99_us"]
     say(
         f"{name}: P99 {told['p99_vs_idle']:.2f} times that of idle times, {told['built_s']:.0f} s until all was indexed"

@@ -48,11 +48,11 @@ def glosses(lines: Iterable[str]) -> list[str]:
 def _unpacked(folder: Path) -> Path:
     """The package's files, fetched by apt, which checks them, and not installed."""
     say(f"fetching {_PACKAGE}")
-    # apt fetches as a user of its own, where it may.
-    folder.chmod(0o755)
-    if not _said_well(folder, "apt-get", "download", "--quiet", "--quiet", _PACKAGE):
+    # apt would fetch as a user of its own, which may not write here.
+    fetch = ("apt-get", "download", "--quiet", "--quiet", "--option", "APT::Sandbox::User=root", _PACKAGE)
+    if not _said_well(folder, *fetch):
         update_apt_lists()
-        if not _said_well(folder, "apt-get", "download", "--quiet", "--quiet", _PACKAGE):
+        if not _said_well(folder, *fetch):
             raise SetupError(f"apt-get could not fetch {_PACKAGE}; install it, or run without the large table")
     for package in folder.glob("*.deb"):
         if not _said_well(folder, "dpkg-deb", "--extract", str(package), str(folder)):

@@ -86,7 +86,7 @@ def test_nothing_is_read_off_beyond_what_was_measured(seed: int) -> None:
     wanted = drawn.random()
     at = at_recall(points, wanted)
     best = frontier(points)
-    if best[0].recall <= wanted <= best[-1].recall:
+    if min(point.recall for point in points) <= wanted <= best[-1].recall:
         assert at.qps is not None
         assert min(point.qps for point in best) * 0.999 <= at.qps <= max(point.qps for point in best) * 1.001
         slower = [point.qps for point in best if point.recall >= wanted]
@@ -102,6 +102,8 @@ def test_settings_that_another_beats_in_both_are_no_part_of_a_curve() -> None:
     assert slow_and_bad not in frontier(curve)
     assert [point.recall for point in frontier(curve)] == [0.96, 0.995]
     assert at_recall([], 0.99).qps is None
+    assert at_recall([slow_and_bad, Measured("both", 0.995, 300)], 0.99).qps == 300
+    assert at_recall([Measured("good", 0.995, 300)], 0.99).why == "its recall is at least 0.9950"
 
 
 def _dataset(folder: Path, rows: int = 1_000) -> Dataset:

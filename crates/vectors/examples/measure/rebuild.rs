@@ -15,7 +15,7 @@ use halny_vectors::{Search, Select};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::ask::{Params, percentile};
+use crate::ask::{Params, percentile, thread_cpu_s};
 use crate::{Outcome, VECTOR, load};
 
 #[derive(Deserialize)]
@@ -38,6 +38,7 @@ pub(crate) struct Rebuild {
 struct Timed {
     ended: Instant,
     micros: f64,
+    cpu_micros: f64,
 }
 
 impl Rebuild {
@@ -68,12 +69,16 @@ impl Rebuild {
         let settled = settled?;
 
         let of = |is: &dyn Fn(Instant) -> bool| {
-            let mut micros: Vec<f64> = seen.iter().filter(|one| is(one.ended)).map(|one| one.micros).collect();
+            let chosen = || seen.iter().filter(|one| is(one.ended));
+            let mut micros: Vec<f64> = chosen().map(|one| one.micros).collect();
+            let mut cpu_micros: Vec<f64> = chosen().map(|one| one.cpu_micros).collect();
             json!({
                 "searches": micros.len(),
                 "p50_us": percentile(&mut micros, 0.50),
                 "p99_us": percentile(&mut micros, 0.99),
                 "max_us": percentile(&mut micros, 1.0),
+                "cpu_p50_us": percentile(&mut cpu_micros, 0.50),
+                "cpu_p99_us": percentile(&mut cpu_micros, 0.99),
             })
         };
         Ok(json!({
@@ -95,11 +100,11 @@ fn search_until(space: &Space, searches: &[Search], over: &AtomicBool) -> Vec<Ti
     let mut seen = Vec::new();
     let select = Select::default();
     for search in searches.iter().cycle() {
-        let began = Instant::now();
+        let (began, cpu_began_s) = (Instant::now(), thread_cpu_s());
         let found = space.search(search, &select);
-        let ended = Instant::now();
+        let (ended, cpu_s) = (Instant::now(), thread_cpu_s() - cpu_began_s);
         std::hint::black_box(found);
-        seen.push(Timed { ended, micros: ended.duration_since(began).as_secs_f64() * 1e6 });
+        seen.push(Timed { ended, micros: ended.duration_since(began).as_secs_f64() * 1e6, cpu_micros: cpu_s * 1e6 });
         if over.load(Ordering::Relaxed) {
             break;
         }
