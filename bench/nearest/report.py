@@ -112,7 +112,18 @@ def keep(result: _Json, picture: str, folder: Path, name: str) -> None:
 
 
 def _systems_table(one: _Json) -> str:
-    rows = [["system", "built, s", "index, MiB", "bytes a row", "resident, MiB", f"queries/s at {RECALL}", "a CPU second", "spread"]]
+    rows = [
+        [
+            "system",
+            "built, s",
+            "index, MiB",
+            "bytes a row",
+            "resident, MiB",
+            f"queries/s at {RECALL}",
+            "a CPU second",
+            "spread",
+        ]
+    ]
     for name, loaded in one["loaded"].items():
         at = _at(one, name)
         size = loaded["size_bytes"]

@@ -144,7 +144,9 @@ def _median(rounds: list[_Json]) -> _Json:
 def measured(points: Iterable[_Json], speed: str = "qps") -> list[Measured]:
     """For reading figures off a curve; `per_cpu_s` is the speed on a processor of one's own."""
     return [
-        Measured(str(point["params"]), point["recall"], point[speed]) for point in points if point.get(speed) is not None
+        Measured(str(point["params"]), point["recall"], point[speed])
+        for point in points
+        if point.get(speed) is not None
     ]
 
 
