@@ -95,6 +95,8 @@ def _one_table(run: work.Run, arguments: argparse.Namespace, stack: ExitStack, r
     result["tables"][data.name] = found
     if "curves" in parts and run.processes:
         found["curves"] = work.curves(run)
+    if "pgvector" in run.loaded:
+        result["machine"]["versions"]["pgvector"] = run.loaded["pgvector"]["version"]
     found["loaded"] = {name: work.sizes(run, name) for name in run.loaded}
     found["compact_default"] = next(
         (point for point in found["curves"].get("halny-compact", []) if not point["params"]), None
