@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any
 
+import packages
 from client import Answer, Client, Written, metric, similarity
 
 
@@ -56,6 +57,28 @@ SEARCHES = {
     "music with strings": r"guitar|violin|cello|string|orchestra|quartet",
     "protect a computer network": r"firewall|password|network|packet|encrypt|server",
 }
+
+
+#: Query, and a pattern that a name or description of the best packages has to match.
+PACKAGES = {
+    "edit photos": r"photo|image|raw|gimp|picture",
+    "watch films": r"video|movie|media|film|player",
+    "who uses my network": r"network|traffic|bandwidth|monitor",
+}
+
+
+def check_packages(checks: Checks, client: Client) -> None:
+    """Packages are found by what they are for, by their own descriptions, and in the order of their scores."""
+    for query, wanted in PACKAGES.items():
+        found = packages.search(client, query)
+        texts = [f"{point['payload']['name']}: {point['payload']['description']}" for point in found]
+        checks.that(any(re.search(wanted, text, re.IGNORECASE) for text in texts), f"packages to {query}", texts)
+        scores = [point["score"] for point in found]
+        checks.that(scores == sorted(scores, reverse=True), f"packages to {query}: the nearest comes first", scores)
+    text = "real-time strategy game of ancient warfare"
+    best = packages.search(client, text, limit=1)[0]
+    met = best["payload"]["description"].lower().startswith(text) or best["score"] > 0.7
+    checks.that(met, f"a description finds its own package: {best['payload']['name']}", best)
 
 
 def check_images(checks: Checks, results: dict[str, dict[str, Any]]) -> None:
@@ -142,6 +165,6 @@ def check_metrics(checks: Checks, admin: Client) -> None:
 def check_page(checks: Checks, client: Client) -> None:
     """The page is served whole, under a policy."""
     answer = client.get("/", accept="text/html")
-    parts = (b"similarity-value", b"image-file", b"generate-prompt")
+    parts = (b"similarity-value", b"image-file", b"generate-prompt", b"search-query")
     met = answer.status == 200 and all(part in answer.body for part in parts)
     checks.that(met, f"the page is served, {len(answer.body)} bytes", answer.status)

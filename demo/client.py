@@ -48,13 +48,25 @@ class Client:
 
     def get(self, path: str, **headers: str) -> Answer:
         """GET; an error status is an answer too. Header names are written with `_` for `-`."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self._send(urllib.request.Request(self.url + path, headers=named))
+        return self.send("GET", path, None, **headers)
 
     def post(self, path: str, body: bytes, kind: str = "application/json", **headers: str) -> Answer:
         """POST; header names are written with `_` for `-`."""
+        return self.send("POST", path, body, kind, **headers)
+
+    def send(
+        self, method: str, path: str, body: bytes | None, kind: str = "application/json", **headers: str
+    ) -> Answer:
+        """Any method; header names are written with `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self._send(urllib.request.Request(self.url + path, body, {"content-type": kind} | named))
+        if body is not None:
+            named = {"content-type": kind} | named
+        request = urllib.request.Request(self.url + path, body, named, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                return Answer(answer.status, answer.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.read())
 
     def embed(self, texts: list[str], **headers: str) -> list[list[float]]:
         """Vectors of texts, in order."""
@@ -103,14 +115,6 @@ class Client:
                     written.text += piece
                     show(piece)
         return written
-
-    @staticmethod
-    def _send(request: urllib.request.Request) -> Answer:
-        try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
-                return Answer(answer.status, answer.read())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read())
 
 
 def _completion(prompt: str, max_tokens: int) -> dict[str, Any]:

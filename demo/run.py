@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import checks
+import packages
 from client import Client, Written, similarity
 from serving import HERE, DemoError, Server, cache_folder, place_project, remove_unusual
 
@@ -73,6 +74,7 @@ def show(client: Client) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]
     """Sends the demo's requests and prints their answers; gives what search, images and text answered."""
     show_similarities(client)
     found = show_searches(client)
+    show_packages(client)
     images = show_images(client)
     written = show_text(client)
     show_commands(client)
@@ -110,6 +112,24 @@ def show_searches(client: Client) -> dict[str, list[str]]:
             print(f"    {similarity(vector, other):.2f}  {sentence}")
         found[query] = [sentence for sentence, _ in ranked]
     return found
+
+
+def show_packages(client: Client) -> None:
+    """Every Debian package in a collection, found by what it is for."""
+    all_packages = packages.read(cache_folder() / "data" / "debian-packages.tsv")
+    say(f"a collection of {len(all_packages):,} packages (PUT /collections/{packages.COLLECTION}/points)")
+    new, took_s = packages.index(client, all_packages)
+    if new:
+        print(f"  {new:,} descriptions embedded and stored in {took_s:.0f} s, {new / took_s:.0f} a second")
+    else:
+        print("  all of them are there already")
+    for query in checks.PACKAGES:
+        began = time.perf_counter()
+        found = packages.search(client, query)
+        took_ms = (time.perf_counter() - began) * 1000
+        print(f"  {query!r}, {took_ms:.0f} ms")
+        for point in found:
+            print(f"    {point['score']:.2f}  {point['payload']['name']}: {point['payload']['description']}")
 
 
 def show_images(client: Client) -> dict[str, dict[str, Any]]:
@@ -157,6 +177,7 @@ def check_all(
     checks.check_models(all_checks, server.client)
     checks.check_embeddings(all_checks, server.client)
     checks.check_search(all_checks, found)
+    checks.check_packages(all_checks, server.client)
     checks.check_images(all_checks, images)
     checks.check_text(all_checks, server.client, written)
     checks.check_errors(all_checks, server.client)

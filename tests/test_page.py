@@ -282,3 +282,57 @@ def test_text_of_a_request_is_never_markup(page: Page) -> None:
     expect(page.locator("#rank-results")).to_contain_text("<img src=x")
     assert page.locator("#rank-results img").count() == 0
     assert page.title() != "taken"
+
+
+@pytest.fixture
+def searching(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page of a server that has a collection whose vectors its model makes."""
+    notes = [
+        ("bread", "Fresh dough has to rest before it goes into the oven."),
+        ("music", "She tuned her guitar before the concert."),
+        ("network", "A firewall drops packets that no rule allows."),
+    ]
+    points = [
+        {"id": number, "vector": {"text": text}, "payload": {"name": name, "description": text, "length": len(text)}}
+        for number, (name, text) in enumerate(notes)
+    ]
+    for method, path, body in [
+        ("PUT", "/collections/notes", {"model": "minilm"}),
+        ("PUT", "/collections/vectors-only", {"vectors": {"size": 3, "distance": "Dot"}}),
+        ("PUT", "/collections/notes/points?wait=true", {"points": points}),
+    ]:
+        answer = requests.request(method, server.url + path, json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+    with opened(browser, server) as page:
+        yield page
+    for name in ("notes", "vectors-only"):
+        assert requests.delete(f"{server.url}/collections/{name}", timeout=60).status_code == 200
+
+
+def test_it_finds_while_one_types_and_tells_the_p95(searching: Page) -> None:
+    assert searching.locator("#search-collection option").all_inner_texts() == ["notes (3 points)"]
+    first = searching.locator("#search-results li").first
+    searching.locator("#search-query").press_sequentially("how do I bake", delay=5)
+    expect(first.locator("strong")).to_have_text("bread")
+    expect(first).to_contain_text("Fresh dough")
+    searching.fill("#search-query", "a song on strings")
+    expect(first.locator("strong")).to_have_text("music")
+    assert searching.locator("#search-results li").count() == 3
+    expect(searching.locator("#search-facts")).to_have_text(
+        re.compile(r"Answered in [\d.]+ ms, the text embedded; P95 of \d+ search(es)? over HTTP: [\d.]+ ms")
+    )
+    searching.fill("#search-query", "")
+    expect(searching.locator("#search-results li")).to_have_count(0)
+
+
+def test_it_says_what_is_wrong_with_a_search_and_goes_on(searching: Page, server: Server) -> None:
+    assert requests.delete(f"{server.url}/collections/notes", timeout=60).status_code == 200
+    searching.fill("#search-query", "anything")
+    expect(searching.locator("#search-error")).to_contain_text("no collection")
+    requests.put(f"{server.url}/collections/notes", json={"model": "minilm"}, timeout=60).raise_for_status()
+    searching.fill("#search-query", "anything else")
+    expect(searching.locator("#search-error")).to_be_hidden()
+
+
+def test_there_is_nothing_to_search_where_no_collection_takes_texts(page: Page) -> None:
+    expect(page.locator("#search-card")).to_be_hidden()

@@ -21,7 +21,7 @@ pub(crate) struct Codes {
 #[derive(Debug, Default)]
 pub(crate) struct CodedQuery {
     pub(crate) codes: Vec<i8>,
-    scale: f32,
+    pub(crate) scale: f32,
     norm: f32,
 }
 

@@ -24,25 +24,45 @@ pub fn search(
     k: usize,
     candidates: impl Iterator<Item = u32>,
 ) -> Vec<Found> {
-    // The worst that is kept is on top.
-    let mut kept: BinaryHeap<Worst> = BinaryHeap::new();
     if k == 0 || query.len() != rows.dimensions() {
         return Vec::new();
     }
+    let mut nearest = Nearest::new(k);
     for row in candidates {
         let vector = rows.row(row);
-        if vector.is_empty() {
-            continue;
-        }
-        let found = Worst(Found { row, similarity: similarity(metric, query, vector) });
-        if kept.len() < k {
-            kept.push(found);
-        } else if kept.peek().is_some_and(|worst| found < *worst) {
-            kept.pop();
-            kept.push(found);
+        if !vector.is_empty() {
+            nearest.add(Found { row, similarity: similarity(metric, query, vector) });
         }
     }
-    kept.into_sorted_vec().into_iter().map(|Worst(found)| found).collect()
+    nearest.sorted()
+}
+
+/// The nearest of what is added.
+pub(crate) struct Nearest {
+    most: usize,
+    /// The worst that is kept is on top.
+    kept: BinaryHeap<Worst>,
+}
+
+impl Nearest {
+    pub(crate) fn new(most: usize) -> Nearest {
+        Nearest { most, kept: BinaryHeap::new() }
+    }
+
+    pub(crate) fn add(&mut self, found: Found) {
+        let found = Worst(found);
+        if self.kept.len() < self.most {
+            self.kept.push(found);
+        } else if self.kept.peek().is_some_and(|worst| found < *worst) {
+            self.kept.pop();
+            self.kept.push(found);
+        }
+    }
+
+    /// The nearest first; of two equally near the one with the lower number.
+    pub(crate) fn sorted(self) -> Vec<Found> {
+        self.kept.into_sorted_vec().into_iter().map(|Worst(found)| found).collect()
+    }
 }
 
 /// Greater is worse.

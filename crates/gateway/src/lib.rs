@@ -38,6 +38,7 @@ pub mod state;
 mod writing;
 
 pub use error::ApiError;
+pub use qdrant::{follow_models, watch_collections};
 pub use routes::{admin_router, data_router};
 pub use server::{Listener, ServeError, serve};
 pub use state::{Limits, LiveLimits, Shared};

@@ -88,6 +88,7 @@ pub fn admin_router(shared: &Shared) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/halny/v1/reload", post(reload))
         .merge(oip::admin_routes())
+        .merge(qdrant::admin_routes())
         .with_state(shared.clone());
     behind_door(router, shared).layer(from_fn(crate::server::loopback_names_only))
 }

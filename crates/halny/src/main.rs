@@ -5,6 +5,7 @@ mod check;
 mod project;
 mod serve;
 mod starts;
+mod vectors;
 mod watch;
 
 use std::process::ExitCode;
@@ -27,12 +28,15 @@ enum Verb {
     Check(check::CheckArgs),
     /// Send load to a server and report throughput, latency and refusals
     Bench(Box<bench::BenchArgs>),
+    /// Work on the collections of vectors of a running server
+    Vectors(vectors::VectorsArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => serve::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Vectors(args) => vectors::run(args),
         Verb::Bench(args) => tokio::runtime::Runtime::new()
             .map_err(anyhow::Error::from)
             .and_then(|runtime| runtime.block_on(bench::run(*args))),

@@ -10,7 +10,9 @@ use clap::{Args, ValueEnum};
 use halny_cpu_pool::CpuPool;
 use halny_engine_llama::LlamaEngine;
 use halny_engine_onnx::{OnnxEngine, Options};
-use halny_gateway::{Limits, Listener, LiveLimits, Shared, admin_router, data_router, serve};
+use halny_gateway::{
+    Limits, Listener, LiveLimits, Shared, admin_router, data_router, follow_models, serve, watch_collections,
+};
 use halny_residency::{Applied, Engines, Places, Residency};
 use halny_telemetry::{LogFormat, Metrics};
 use halny_types::Tick;
@@ -82,6 +84,7 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
     let clients = Listener::for_clients(&project.server.address).await?;
     let operator = Listener::for_operator(&project.server.admin_address).await?;
     let shared = share(&file, &project, &cache)?;
+    watch_collections(&shared);
     let mut reasons = Reasons::new(&file.path, Arc::clone(&shared.reload))?;
     let stop = CancellationToken::new();
     let (address, admin_address) = (clients.address(), operator.address());
@@ -131,6 +134,7 @@ fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -> anyh
     let folder = file.folder.join(&project.vectors.folder);
     let vectors = Store::open(&folder, threads.get())
         .with_context(|| format!("the collections in {} cannot be opened", folder.display()))?;
+    vectors.keep_warm(project.vectors.warm.as_usize());
     Ok(Shared {
         residency: Residency::new(engines, places, metrics.clone()),
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
@@ -159,6 +163,7 @@ impl Running {
             let errors: Vec<String> = applied.failed.iter().map(ToString::to_string).collect();
             bail!("{}", errors.join("\n"));
         }
+        follow_models(&self.shared).await;
         let took = began.until(Tick::now());
         match starts.first() {
             Some(first) => tracing::info!(
@@ -196,7 +201,11 @@ impl Running {
             tracing::warn!(settings = changes.restart.join(", "), "these settings take effect with the next start");
         }
         self.shared.limits.set(Limits::from(&project.server));
+        if let Some(vectors) = &self.shared.vectors {
+            vectors.keep_warm(project.vectors.warm.as_usize());
+        }
         let applied = self.shared.residency.apply(&project).await;
+        follow_models(&self.shared).await;
         report(&applied);
         (self.file, self.project) = (file, project);
         Ok(())

@@ -1,6 +1,7 @@
 //! Filters: which conditions a point has to meet.
 
 mod read;
+mod shape;
 
 use std::collections::BTreeMap;
 

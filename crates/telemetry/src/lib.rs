@@ -7,6 +7,7 @@
 //! Not the `metrics` facade: its recorder is a process-wide global, and two servers in one test
 //! would count into each other.
 
+pub mod collections;
 pub mod gateway;
 pub mod generation;
 pub mod lane;
@@ -19,6 +20,7 @@ use parking_lot::RwLock;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
+pub use collections::{CollectionSample, Collections, RecallSample, VectorSample};
 pub use gateway::GatewayMetrics;
 pub use generation::GenerationMetrics;
 pub use lane::{LaneLabels, LaneMetrics};
@@ -94,6 +96,11 @@ impl Metrics {
         &self.0.gateway
     }
 
+    /// Tells of these collections too from now on.
+    pub fn watch_collections(&self, collections: impl Collections) {
+        self.0.registry.write().register_collector(Box::new(collections::Watch(collections)));
+    }
+
     /// All metrics in the OpenMetrics text format 1.0, as `/metrics` answers.
     #[must_use]
     pub fn render(&self) -> String {
@@ -156,6 +163,34 @@ mod tests {
         let text = metrics.render();
         assert!(!text.contains("\"m\""), "{text}");
         assert_eq!(text.matches("# EOF").count(), 1);
+    }
+
+    #[test]
+    fn collections_are_told_of_as_they_stand_when_metrics_are_asked_for() {
+        struct One;
+        impl Collections for One {
+            fn samples(&self) -> Vec<CollectionSample> {
+                let vector = VectorSample { vector: String::new(), indexed: 7, index_bytes: 70, vector_bytes: 700 };
+                let recall =
+                    RecallSample { vector: String::new(), filter: "must(match a)".to_owned(), queries: 3, share: 0.75 };
+                let (vectors, recalls) = (vec![vector], vec![recall]);
+                let sample =
+                    CollectionSample { collection: "notes".to_owned(), points: 9, warm_hits: 5, ..Default::default() };
+                vec![CollectionSample { vectors, recalls, ..sample }]
+            }
+        }
+        let metrics = Metrics::new();
+        metrics.watch_collections(One);
+        let text = metrics.render();
+        for line in [
+            "halny_collection_points{collection=\"notes\"} 9",
+            "halny_collection_warm_hits_total{collection=\"notes\"} 5",
+            "halny_collection_index_bytes{collection=\"notes\",vector=\"\"} 70",
+            "halny_collection_recall_ratio{collection=\"notes\",vector=\"\",filter=\"must(match a)\"} 0.75",
+            "halny_collection_recall_queries_total{collection=\"notes\",vector=\"\",filter=\"must(match a)\"} 3",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
     }
 
     #[test]

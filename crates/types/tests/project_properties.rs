@@ -204,11 +204,12 @@ prop_compose! {
         library in of(path()),
         folder in of(path()),
         kept in path(),
+        warm in (0u64..4_096).prop_map(ByteSize::mib),
         mut models in prop::collection::vec(model(), 0..5),
     ) -> Project {
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
-        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors: Vectors { folder: kept }, models }
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors: Vectors { folder: kept, warm }, models }
     }
 }
 

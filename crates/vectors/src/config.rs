@@ -81,6 +81,38 @@ pub enum Precision {
     Int8,
 }
 
+/// How many bits a code of the compact tier has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum CodeBits {
+    /// 4 bits: searched fastest.
+    #[default]
+    Four,
+    /// 8 bits: more of each vector in as many bytes, searched several times more slowly.
+    Eight,
+}
+
+impl TryFrom<u8> for CodeBits {
+    type Error = String;
+
+    fn try_from(bits: u8) -> Result<CodeBits, String> {
+        match bits {
+            4 => Ok(CodeBits::Four),
+            8 => Ok(CodeBits::Eight),
+            _ => Err(format!("`bits` is {bits}, it may be 4 or 8")),
+        }
+    }
+}
+
+impl From<CodeBits> for u8 {
+    fn from(bits: CodeBits) -> u8 {
+        match bits {
+            CodeBits::Four => 4,
+            CodeBits::Eight => 8,
+        }
+    }
+}
+
 /// How a vector is indexed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "tier", deny_unknown_fields)]
@@ -93,6 +125,18 @@ pub enum Tier {
         ef_construct: usize,
         /// In which numbers the graph is walked.
         precision: Precision,
+    },
+    /// Lists of codes (IVF-PQ), in a fraction of the vectors' memory.
+    Compact {
+        /// How many lists; nothing for what suits the number of vectors.
+        #[serde(default)]
+        lists: Option<usize>,
+        /// Bits of a code.
+        #[serde(default)]
+        bits: CodeBits,
+        /// Codes of a vector; nothing for one for every two dimensions, with 8 bits every four.
+        #[serde(default)]
+        subspaces: Option<usize>,
     },
 }
 
@@ -112,7 +156,14 @@ pub struct VectorConfig {
     /// How it is indexed.
     #[serde(default)]
     pub tier: Tier,
+    /// How thorough a search is unless it says otherwise itself: how many candidates it keeps, in the compact
+    /// tier how many lists it looks through. Found by tuning, or set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ef: Option<usize>,
 }
+
+/// The most candidates that a search may keep.
+pub const EF_MAX: usize = 1_000_000;
 
 /// When and how segments are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +197,14 @@ pub struct EmbeddingSpace {
     pub pooling: String,
     /// Numbers of a vector.
     pub dimensions: usize,
+}
+
+impl EmbeddingSpace {
+    /// Whether vectors of both can be compared. A name is not asked: the same files may be served under two.
+    #[must_use]
+    pub fn same(&self, other: &EmbeddingSpace) -> bool {
+        self.version == other.version && self.pooling == other.pooling && self.dimensions == other.dimensions
+    }
 }
 
 impl std::fmt::Display for EmbeddingSpace {
@@ -202,12 +261,59 @@ impl VectorConfig {
         if !(1..=DIMENSIONS_MAX).contains(&self.dimensions) {
             return refused("its size", self.dimensions, 1, DIMENSIONS_MAX);
         }
+        if let Some(ef) = self.ef.filter(|ef| !(1..=EF_MAX).contains(ef)) {
+            return refused("`ef`", ef, 1, EF_MAX);
+        }
         match self.tier {
             Tier::Fast { m, .. } if !(4..=128).contains(&m) => refused("`m`", m, 4, 128),
             Tier::Fast { ef_construct, .. } if !(4..=4_096).contains(&ef_construct) => {
                 refused("`ef_construct`", ef_construct, 4, 4_096)
             }
-            Tier::Fast { .. } => Ok(()),
+            Tier::Compact { lists: Some(lists), .. } if !(1..=halny_ann::LISTS_MAX).contains(&lists) => {
+                refused("`lists`", lists, 1, halny_ann::LISTS_MAX)
+            }
+            Tier::Compact { subspaces: Some(subspaces), .. } if !(1..=self.dimensions).contains(&subspaces) => {
+                refused("`subspaces`", subspaces, 1, self.dimensions)
+            }
+            Tier::Fast { .. } | Tier::Compact { .. } => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tiers_of_earlier_manifests_are_read_and_those_of_now_come_back() {
+        let fast = json!({"tier": "fast", "m": 16, "ef_construct": 200, "precision": "int8"});
+        assert_eq!(serde_json::from_value::<Tier>(fast).unwrap(), Tier::default());
+        let short = serde_json::from_value::<Tier>(json!({"tier": "compact"})).unwrap();
+        assert_eq!(short, Tier::Compact { lists: None, bits: CodeBits::Four, subspaces: None });
+        let full = Tier::Compact { lists: Some(7), bits: CodeBits::Eight, subspaces: Some(3) };
+        assert_eq!(serde_json::from_value::<Tier>(serde_json::to_value(&full).unwrap()).unwrap(), full);
+        for odd in [json!({"tier": "compact", "bits": 5}), json!({"tier": "compact", "m": 4}), json!({"tier": "slow"})]
+        {
+            assert!(serde_json::from_value::<Tier>(odd.clone()).is_err(), "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_compact_tier_out_of_its_ranges_is_refused() {
+        let checked = |lists, subspaces| {
+            let tier = Tier::Compact { lists, bits: CodeBits::Four, subspaces };
+            VectorConfig { dimensions: 8, distance: Distance::Dot, tier, ef: None }.check("v")
+        };
+        assert!(checked(None, None).is_ok() && checked(Some(1), Some(8)).is_ok());
+        for (lists, subspaces, what) in
+            [(Some(0), None, "`lists`"), (None, Some(0), "`subspaces`"), (None, Some(9), "to 8")]
+        {
+            let refused = checked(lists, subspaces).unwrap_err().to_string();
+            assert!(refused.contains(what), "{refused}");
+        }
+        assert!(checked(Some(halny_ann::LISTS_MAX + 1), None).is_err());
     }
 }

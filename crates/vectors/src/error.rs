@@ -62,6 +62,9 @@ pub enum VectorsError {
         /// What made those of the request.
         given: String,
     },
+    /// The collection has no vectors of that model version.
+    #[error("the collection has no vectors of {0}; GET /halny/v1/collections/{{collection}}/spaces lists those it has")]
+    NoSpace(String),
     /// No point has this id.
     #[error("there is no point {0}")]
     NoPoint(PointId),
@@ -106,7 +109,7 @@ impl Blame for VectorsError {
     fn fault(&self) -> Fault {
         use VectorsError as E;
         match self {
-            E::NoCollection(_) | E::NoAlias(_) | E::NoPoint(_) | E::NoSnapshot(_) => Fault::Missing,
+            E::NoCollection(_) | E::NoAlias(_) | E::NoPoint(_) | E::NoSpace(_) | E::NoSnapshot(_) => Fault::Missing,
             E::Filter(error) => error.fault(),
             E::Unsupported(_) => Fault::Unsupported,
             E::NoRoom | E::Files(_) | E::Broken | E::Closed => Fault::Ours,

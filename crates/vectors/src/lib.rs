@@ -26,8 +26,8 @@ pub mod query;
 mod request;
 
 pub use config::{
-    CollectionConfig, DIMENSIONS_MAX, Distance, EmbeddingSpace, Precision, Segmenting, Tier, VECTOR_NAME_BYTES_MAX,
-    VECTORS_MAX, VectorConfig,
+    CodeBits, CollectionConfig, DIMENSIONS_MAX, Distance, EF_MAX, EmbeddingSpace, Precision, Segmenting, Tier,
+    VECTOR_NAME_BYTES_MAX, VECTORS_MAX, VectorConfig,
 };
 pub use error::VectorsError;
 pub use point::{Named, Payload, Point};

@@ -18,7 +18,9 @@ pub use fusion::{Fusion, RRF_K};
 pub use groups::{Group, GroupId, Grouping};
 
 use crate::embedded::Space;
-use crate::{PayloadSelect, Record, Scored, Scroll, Search, SearchParams, Select, VectorSelect, VectorsError};
+use crate::{
+    CollectionConfig, PayloadSelect, Record, Scored, Scroll, Search, SearchParams, Select, VectorSelect, VectorsError,
+};
 
 /// How deep prefetches may be in each other.
 pub const PREFETCH_DEPTH_MAX: usize = 8;
@@ -108,6 +110,18 @@ pub struct Lookup {
     pub space: Arc<Space>,
     /// Which of its vectors.
     pub vector: String,
+}
+
+impl Lookup {
+    /// Vectors of another model are no examples here.
+    fn check(&self, config: &CollectionConfig) -> Result<(), VectorsError> {
+        match (&config.space, &self.space.config().space) {
+            (Some(holds), Some(given)) if !holds.same(given) => {
+                Err(VectorsError::Space { holds: Box::new(holds.clone()), given: given.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Lookup {
@@ -230,6 +244,9 @@ impl QueryRequest {
     ) -> Result<Vec<Ranked>, VectorsError> {
         let config = space.config();
         config.vector(&self.using)?;
+        if let Some(lookup) = &self.lookup {
+            lookup.check(&config)?;
+        }
         let examples = examples::Examples { space, using: &self.using, lookup: self.lookup.as_ref() };
         let aim = examples.aim(query)?;
         let mentioned = match aim.mentioned {

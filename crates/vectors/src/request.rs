@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use halny_payload::{Filter, JsonPath, PointId};
 
-use crate::{Named, Payload, Point, edit};
+use crate::{Named, Payload, Point, Tier, edit};
 
 /// Which part of a payload is wanted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,10 +87,24 @@ pub struct Select {
 pub struct SearchParams {
     /// Candidates that are kept while a graph is walked; 128 by default.
     pub ef: Option<usize>,
+    /// Lists of the compact tier that are looked through in each segment; what suits their number by default.
+    pub nprobe: Option<usize>,
     /// How many candidates are compared exactly for each result that is wanted.
     pub oversampling: Option<f32>,
     /// Every vector that passes the filter is compared exactly.
     pub exact: bool,
+}
+
+impl SearchParams {
+    /// The same, and as thorough as that number says where nothing is said: it is candidates that a graph's
+    /// walk keeps, or lists of the compact tier.
+    #[must_use]
+    pub fn or_as_thorough(self, tier: &Tier, number: usize) -> SearchParams {
+        match tier {
+            Tier::Fast { .. } => SearchParams { ef: self.ef.or(Some(number)), ..self },
+            Tier::Compact { .. } => SearchParams { nprobe: self.nprobe.or(Some(number)), ..self },
+        }
+    }
 }
 
 /// The points nearest to a vector.

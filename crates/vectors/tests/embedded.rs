@@ -2,32 +2,21 @@
 //! closed and opened again, it holds what the map holds.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
-use halny_payload::{Filter, PointId};
+use halny_payload::PointId;
 use halny_types::CollectionName;
 use halny_vectors::embedded::{Space, Store};
 use halny_vectors::{
-    CollectionConfig, Distance, EmbeddingSpace, Named, Payload, PayloadSelect, Point, Scroll, Search, SearchParams,
-    Segmenting, Select, Selector, Tier, VectorConfig, VectorSelect, VectorsError, Write,
+    CollectionConfig, Distance, EmbeddingSpace, Payload, Point, Scroll, Search, SearchParams, Segmenting, Select, Tier,
+    VectorConfig, VectorsError, Write,
 };
 use proptest::prelude::*;
 use serde_json::json;
 
-const DIMENSIONS: usize = 4;
-const ALL: Select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
+mod model;
 
-fn config() -> CollectionConfig {
-    let vector = |distance| VectorConfig { dimensions: DIMENSIONS, distance, tier: Tier::default() };
-    CollectionConfig {
-        vectors: [("a".to_owned(), vector(Distance::Euclid)), ("b".to_owned(), vector(Distance::Dot))].into(),
-        // So small that a few writes are sealed, indexed and merged.
-        segmenting: Segmenting { open_points: 6, index_from_points: 8, merged_points_max: 1_000 },
-        ..CollectionConfig::default()
-    }
-}
+use model::{ALL, COMPACT, DIMENSIONS, Model, apply, compare, config, config_of, open, space, write};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -40,45 +29,6 @@ enum Step {
     Snapshot,
 }
 
-fn id() -> impl Strategy<Value = PointId> {
-    prop_oneof![
-        4 => (0u64..24).prop_map(PointId::Number),
-        1 => (0u128..4).prop_map(|bits| PointId::Uuid(uuid::Uuid::from_u128(bits))),
-    ]
-}
-
-fn payload() -> impl Strategy<Value = Payload> {
-    prop::collection::btree_map("[nm]", 0i64..5, 0..3)
-        .prop_map(|map| map.into_iter().map(|(key, value)| (key, json!(value))).collect())
-}
-
-fn vectors() -> impl Strategy<Value = Named> {
-    let vector = prop::collection::vec(-3i8..3, DIMENSIONS).prop_map(|v| v.into_iter().map(f32::from).collect());
-    prop::collection::btree_map(prop::sample::select(vec!["a".to_owned(), "b".to_owned()]), vector, 0..3)
-}
-
-fn point() -> impl Strategy<Value = Point> {
-    (id(), vectors(), payload()).prop_map(|(id, vectors, payload)| Point { id, vectors, payload: Arc::new(payload) })
-}
-
-fn n_is(value: i64) -> Filter {
-    Filter::read(&json!({"must": {"key": "n", "match": {"value": value}}})).unwrap_or_default()
-}
-
-fn write() -> impl Strategy<Value = Write> {
-    let filter = || (0i64..5).prop_map(|value| Selector::Filter(Arc::new(n_is(value))));
-    prop_oneof![
-        6 => prop::collection::vec(point(), 1..8).prop_map(Write::Upsert),
-        2 => prop::collection::vec(id(), 1..4).prop_map(|ids| Write::Delete(Selector::Ids(ids))),
-        1 => filter().prop_map(Write::Delete),
-        1 => (filter(), payload()).prop_map(|(points, payload)| Write::SetPayload { points, payload, key: None }),
-        1 => (filter(), payload()).prop_map(|(points, payload)| Write::OverwritePayload { points, payload }),
-        1 => filter().prop_map(Write::ClearPayload),
-        1 => prop::collection::vec((id(), vectors()), 1..3).prop_map(Write::UpdateVectors),
-        1 => filter().prop_map(|points| Write::DeleteVectors { points, names: vec!["a".to_owned()] }),
-    ]
-}
-
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => prop::collection::vec(write(), 1..3).prop_map(Step::Write),
@@ -88,114 +38,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-type Model = BTreeMap<PointId, Point>;
-
-/// The same write on the map. A write that names a point which is not there, and needs one, changes nothing.
-fn apply(model: &mut Model, write: &Write) -> bool {
-    let chosen = |model: &Model, points: &Selector| -> Vec<PointId> {
-        match points {
-            Selector::Ids(ids) => ids.iter().filter(|id| model.contains_key(id)).copied().collect(),
-            Selector::Filter(filter) => {
-                let passes = |wanted: i64| **filter == n_is(wanted);
-                let n = |point: &Point| point.payload.get("n").and_then(serde_json::Value::as_i64);
-                model.values().filter(|point| n(point).is_some_and(passes)).map(|point| point.id).collect()
-            }
-        }
-    };
-    let mut each = |points: &Selector, change: &dyn Fn(&mut Point)| {
-        for id in chosen(model, points) {
-            model.entry(id).and_modify(change);
-        }
-        true
-    };
-    match write {
-        Write::Upsert(points) => {
-            points.iter().for_each(|point| drop(model.insert(point.id, point.clone())));
-            true
-        }
-        Write::Delete(points) => {
-            chosen(model, points).iter().for_each(|id| drop(model.remove(id)));
-            true
-        }
-        Write::SetPayload { points, payload, .. } => {
-            each(points, &|point| Arc::make_mut(&mut point.payload).extend(payload.clone()))
-        }
-        Write::OverwritePayload { points, payload } => each(points, &|point| point.payload = Arc::new(payload.clone())),
-        Write::ClearPayload(points) => each(points, &|point| point.payload = Arc::default()),
-        Write::DeleteVectors { points, names } => {
-            each(points, &|point| point.vectors.retain(|name, _| !names.contains(name)))
-        }
-        Write::UpdateVectors(updates) => {
-            let known = updates.iter().all(|(id, _)| model.contains_key(id));
-            if known {
-                // Within one write an id means the last that is said of it.
-                let last: BTreeMap<_, _> = updates.iter().map(|(id, vectors)| (*id, vectors)).collect();
-                for (id, vectors) in last {
-                    model.entry(id).and_modify(|point| point.vectors.extend(vectors.clone()));
-                }
-            }
-            known
-        }
-        Write::DeletePayload { .. } => true,
-    }
-}
-
-fn open(root: &Path) -> Store {
-    Store::open(root, 2).unwrap()
-}
-
-fn space(store: &Store) -> Arc<Space> {
-    store.get("c").unwrap().active()
-}
-
-/// Compares everything that can be asked with the map.
-fn compare(space: &Space, model: &Model, at: &str) {
-    assert_eq!(space.count(None), model.len(), "{at}");
-    let (records, next) = space.scroll(&Scroll { from: None, limit: 1_000, filter: None, select: ALL });
-    assert!(next.is_none(), "{at}");
-    let held: Vec<Point> = records
-        .into_iter()
-        .map(|record| Point {
-            id: record.id,
-            vectors: record.vectors,
-            payload: Arc::new(record.payload.unwrap_or_default()),
-        })
-        .collect();
-    assert_eq!(held, model.values().cloned().collect::<Vec<_>>(), "{at}");
-    for (name, distance) in [("a", Distance::Euclid), ("b", Distance::Dot)] {
-        for value in [None, Some(1), Some(3)] {
-            let filter = value.map(|value| Arc::new(n_is(value)));
-            let passes = |point: &&Point| value.is_none_or(|value| point.payload.get("n") == Some(&json!(value)));
-            let query = [0.5, -1.25, 2.0, 1.0];
-            let score = |point: &Point| {
-                let vector = point.vectors.get(name)?;
-                let dot: f32 = vector.iter().zip(query).map(|(a, b)| a * b).sum();
-                let apart: f32 = vector.iter().zip(query).map(|(a, b)| (a - b) * (a - b)).sum();
-                Some(if distance == Distance::Dot { dot } else { apart.sqrt() })
-            };
-            let mut wanted: Vec<f32> = model.values().filter(passes).filter_map(score).collect();
-            wanted.sort_by(|a, b| if distance == Distance::Dot { b.total_cmp(a) } else { a.total_cmp(b) });
-            let search = Search {
-                vector: name.to_owned(),
-                query: query.to_vec().into(),
-                limit: 1_000,
-                filter,
-                params: SearchParams { ef: Some(1_000), ..SearchParams::default() },
-                threshold: None,
-            };
-            let found: Vec<f32> = space.search(&search, &Select::default()).iter().map(|found| found.score).collect();
-            assert_eq!(found.len(), wanted.len(), "{at}: {name} {value:?}");
-            assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {wanted:?}");
-        }
-    }
-}
-
-async fn play(steps: Vec<Step>) {
+async fn play(tiers: [Tier; 2], steps: Vec<Step>) {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("vectors");
     let mut store = open(&root);
     let name = CollectionName::new("c").unwrap();
-    store.create(name.clone(), &config()).await.unwrap();
+    store.create(name.clone(), &config_of(tiers)).await.unwrap();
     let mut model = Model::new();
     for (number, step) in steps.into_iter().enumerate() {
         let at = format!("after step {number}, {step:?}");
@@ -240,8 +88,12 @@ fn run(future: impl Future<Output = ()>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_collection_holds_what_was_written_whatever_happens_between(steps in prop::collection::vec(step(), 1..30)) {
-        run(play(steps));
+    fn a_collection_holds_what_was_written_whatever_happens_between(
+        steps in prop::collection::vec(step(), 1..30),
+        swapped in any::<bool>(),
+    ) {
+        let tiers = if swapped { [COMPACT, Tier::default()] } else { [Tier::default(), COMPACT] };
+        run(play(tiers, steps));
     }
 }
 
@@ -275,18 +127,88 @@ fn settled(space: &Space) {
 
 #[test]
 fn segments_are_sealed_indexed_and_merged_behind_the_writes() {
+    for tier in [Tier::default(), COMPACT] {
+        run(async {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open(folder.path());
+            let config = config_of([tier.clone(), tier]);
+            store.create(CollectionName::new("c").unwrap(), &config).await.unwrap();
+            let space = space(&store);
+            for start in (0..400).step_by(5) {
+                space.write(vec![Write::Upsert(numbered(start..start + 5))], true).await.unwrap();
+            }
+            settled(&space);
+            let status = space.status();
+            assert!(status.vectors["a"].indexed > 300, "{status:?}");
+            assert_eq!(space.search(&nearest(250.0), &Select::default()).len(), 10);
+            store.close();
+        });
+    }
+}
+
+/// Points with vectors `a` in clusters, 64 dimensions each.
+fn wide(count: u64) -> Vec<Point> {
+    let vector =
+        |number: u64| (0..64).map(|at| ((number % 40) * 7 + at * at) as f32 % 11.0 + wave(number, at)).collect();
+    let point = |number| Point {
+        id: PointId::Number(number),
+        vectors: [("a".to_owned(), vector(number))].into(),
+        payload: Arc::new(Payload::from_iter([("n".to_owned(), json!(number % 50))])),
+    };
+    (0..count).map(point).collect()
+}
+
+fn wave(number: u64, at: u64) -> f32 {
+    ((number * 131 + at * 17) as f32).sin()
+}
+
+#[test]
+fn a_compact_index_takes_an_eighth_of_the_memory_and_comes_back_from_its_file() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path());
-        store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
-        let space = space(&store);
-        for start in (0..400).step_by(5) {
-            space.write(vec![Write::Upsert(numbered(start..start + 5))], true).await.unwrap();
+        let name = CollectionName::new("c").unwrap();
+        let vector = VectorConfig { dimensions: 64, distance: Distance::Euclid, tier: COMPACT, ef: None };
+        let segmenting = Segmenting { index_from_points: 2_000, ..Segmenting::default() };
+        let vectors = [("a".to_owned(), vector)].into();
+        let config = CollectionConfig { vectors, segmenting, ..CollectionConfig::default() };
+        let mut store = open(folder.path());
+        store.create(name.clone(), &config).await.unwrap();
+        let points = wide(6_000);
+        space(&store).write(vec![Write::Upsert(points.clone())], true).await.unwrap();
+        let indexed = |space: &Space| space.status().vectors["a"].indexed;
+        while indexed(&space(&store)) == 0 {
+            std::thread::yield_now();
         }
-        settled(&space);
-        let status = space.status();
-        assert!(status.vectors["a"].indexed > 300, "{status:?}");
-        assert_eq!(space.search(&nearest(250.0), &Select::default()).len(), 10);
+        let status = space(&store).status().vectors["a"].clone();
+        assert!(status.index_bytes > 0 && status.index_bytes * 8 <= status.vector_bytes, "{status:?}");
+        let made = store.make_snapshot("c").await.unwrap();
+        let path = store.snapshot_path("c", &made.name).unwrap();
+        store.restore(name, &path, None).await.unwrap();
+        assert_eq!(indexed(&space(&store)), 6_000, "a snapshot holds the index");
+        store.close();
+        drop(store);
+        store = open(folder.path());
+        let space = space(&store);
+        assert_eq!(indexed(&space), 6_000, "the index is read, not built again");
+        for filter in [None, Some(Arc::new(model::n_is(7)))] {
+            let (mut hits, mut wanted) = (0, 0);
+            for point in points.iter().step_by(97) {
+                let query: Vec<f32> = point.vectors["a"].iter().map(|value| value * 0.9 + 0.1).collect();
+                let search = |exact| Search {
+                    vector: "a".to_owned(),
+                    query: query.clone().into(),
+                    limit: 10,
+                    filter: filter.clone(),
+                    params: SearchParams { exact, ..SearchParams::default() },
+                    threshold: None,
+                };
+                let truth = space.search(&search(true), &Select::default());
+                let found = space.search(&search(false), &Select::default());
+                wanted += truth.len();
+                hits += found.iter().filter(|found| truth.contains(found)).count();
+            }
+            assert!(wanted > 600 && hits * 100 >= wanted * 95, "{filter:?}: {hits} of {wanted}");
+        }
         store.close();
     });
 }

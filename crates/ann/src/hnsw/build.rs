@@ -1,6 +1,5 @@
 //! Building a graph, with several threads.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
@@ -11,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::walk::{Compare, Near, OnRows, Scratch, descend, spread};
 use super::{Graph, GraphOptions, Numbers, Precision};
 use crate::codes::Codes;
+use crate::equal::Groups;
 use crate::{Cancelled, Metric, Progress, Rows, exact};
 
 /// No graph that fits in memory has more.
@@ -37,12 +37,9 @@ pub(super) fn build(
     progress: &Progress,
 ) -> Result<Graph, Cancelled> {
     progress.expect(rows.len() as u64);
-    let (row_starts, node_rows) = group_equal(rows, progress)?;
-    let first_rows: Vec<u32> = row_starts
-        .iter()
-        .take(row_starts.len().saturating_sub(1))
-        .filter_map(|start| node_rows.get(*start as usize).copied())
-        .collect();
+    // Equal rows are one node.
+    let groups = Groups::of(rows, progress)?;
+    let first_rows = groups.firsts();
     let mut chance = ChaCha8Rng::seed_from_u64(options.seed);
     let per_layer = 1.0 / (options.m.max(2) as f64).ln();
     let layer = |_: &u32| ((-(1.0 - chance.random::<f64>()).ln() * per_layer) as usize).min(LAYERS_MAX - 1);
@@ -56,32 +53,7 @@ pub(super) fn build(
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Err(Cancelled)))
     })?;
-    Ok(growing.freeze(row_starts, node_rows))
-}
-
-/// Where the rows of each node begin, and the rows by node: equal rows are one node.
-fn group_equal(rows: Rows<'_>, progress: &Progress) -> Result<(Vec<u32>, Vec<u32>), Cancelled> {
-    let mut node_of: HashMap<&[u8], usize> = HashMap::with_capacity(rows.len());
-    let mut groups: Vec<Vec<u32>> = Vec::with_capacity(rows.len());
-    for row in 0..rows.len() as u32 {
-        if row % 1_024 == 0 {
-            progress.check()?;
-        }
-        let node = *node_of.entry(bytemuck::cast_slice(rows.row(row))).or_insert_with(|| {
-            groups.push(Vec::with_capacity(1));
-            groups.len() - 1
-        });
-        if let Some(group) = groups.get_mut(node) {
-            group.push(row);
-        }
-    }
-    let mut starts = vec![0];
-    let mut by_node = Vec::with_capacity(rows.len());
-    for group in groups {
-        by_node.extend(group);
-        starts.push(by_node.len() as u32);
-    }
-    Ok((starts, by_node))
+    Ok(growing.freeze(groups.starts, groups.rows))
 }
 
 impl Growing<'_> {

@@ -11,11 +11,19 @@ mod neon;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_scan;
 
 use std::sync::OnceLock;
 
 use half::f16;
 
+use crate::ivf::LANES;
+
+/// Tables and codes of four bits, steps of a block, and where sums go.
+type ScanNibbles = unsafe fn(&[[u8; 128]], &[[u8; 64]], &mut Vec<u16>);
+/// Tables and codes of eight bits, and where sums go.
+type ScanBytes = unsafe fn(&[[u8; 256]], &[[u8; LANES]], &mut Vec<u16>);
 type DotsInt8 = unsafe fn(&[i8], &[i8], &[u32], &mut Vec<i32>);
 
 /// One version of every loop. None may be called where the processor lacks what `needs` asks for.
@@ -30,6 +38,8 @@ struct Kernels {
     dot_int8: unsafe fn(&[i8], &[i8]) -> i32,
     /// The same for many rows of a table, each as long as the query: rows that the table lacks give 0.
     dots_int8: DotsInt8,
+    scan_nibbles: ScanNibbles,
+    scan_bytes: ScanBytes,
 }
 
 /// All that were compiled, the best first. The last works everywhere.
@@ -115,6 +125,27 @@ pub(crate) fn dots_int8(query: &[i8], table: &[i8], rows: &[u32], products: &mut
     // SAFETY: `chosen` gives only what the processor was found to have.
     unsafe {
         (chosen().dots_int8)(query, table, rows, products);
+    }
+}
+
+/// What the codes of each row of some blocks are worth together (modulo 2¹⁶), with codes of four bits. A block has as
+/// many steps as there are tables, and numbers in tables are 63 at most. What was in `sums` is lost.
+pub(crate) fn scan_nibbles(tables: &[[u8; 128]], codes: &[[u8; 64]], sums: &mut Vec<u16>) {
+    sums.clear();
+    #[expect(unsafe_code, reason = "the compiler cannot know what the processor has")]
+    // SAFETY: `chosen` gives only what the processor was found to have.
+    unsafe {
+        (chosen().scan_nibbles)(tables, codes, sums);
+    }
+}
+
+/// The same with codes of eight bits, a table for each part.
+pub(crate) fn scan_bytes(tables: &[[u8; 256]], codes: &[[u8; LANES]], sums: &mut Vec<u16>) {
+    sums.clear();
+    #[expect(unsafe_code, reason = "the compiler cannot know what the processor has")]
+    // SAFETY: `chosen` gives only what the processor was found to have.
+    unsafe {
+        (chosen().scan_bytes)(tables, codes, sums);
     }
 }
 

@@ -4,10 +4,11 @@
 use std::arch::aarch64::*;
 
 use super::{Kernels, each_row, scalar};
+use crate::ivf::LANES;
 
 /// Half precision is left to the compiler: its conversions are not stable intrinsics yet.
 pub(super) const NEON: Kernels =
-    Kernels { name: "neon", needs: || true, dot, squared_euclid, dot_int8, dots_int8, ..scalar::SCALAR };
+    Kernels { name: "neon", needs: || true, dot, squared_euclid, dot_int8, dots_int8, scan_nibbles, ..scalar::SCALAR };
 
 #[target_feature(enable = "neon")]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -63,4 +64,31 @@ fn dot_int8(a: &[i8], b: &[i8]) -> i32 {
 #[target_feature(enable = "neon")]
 fn dots_int8(query: &[i8], table: &[i8], rows: &[u32], products: &mut Vec<i32>) {
     each_row!(query, table, rows, products, dot_int8);
+}
+
+#[target_feature(enable = "neon")]
+fn scan_nibbles(tables: &[[u8; 128]], codes: &[[u8; 64]], sums: &mut Vec<u16>) {
+    let mask = vdupq_n_u8(15);
+    for block in codes.chunks_exact(tables.len().max(1)) {
+        let (mut first, mut last) = (vdupq_n_u16(0), vdupq_n_u16(0));
+        for (table, codes) in tables.iter().zip(block) {
+            let (low, high) = (table[..64].as_chunks::<16>().0, table[64..].as_chunks::<16>().0);
+            for ((low, high), codes) in low.iter().zip(high).zip(codes.as_chunks::<16>().0) {
+                // SAFETY: 16 bytes are there to be read behind each.
+                let (low, high, codes) =
+                    unsafe { (vld1q_u8(low.as_ptr()), vld1q_u8(high.as_ptr()), vld1q_u8(codes.as_ptr())) };
+                let low = vqtbl1q_u8(low, vandq_u8(codes, mask));
+                let both = vaddq_u8(low, vqtbl1q_u8(high, vshrq_n_u8::<4>(codes)));
+                first = vaddw_u8(first, vget_low_u8(both));
+                last = vaddw_high_u8(last, both);
+            }
+        }
+        let mut block_sums = [0u16; LANES];
+        // SAFETY: there is room for twice eight numbers.
+        unsafe {
+            vst1q_u16(block_sums.as_mut_ptr(), first);
+            vst1q_u16(block_sums[8..].as_mut_ptr(), last);
+        }
+        sums.extend(block_sums);
+    }
 }

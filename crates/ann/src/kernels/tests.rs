@@ -60,6 +60,63 @@ proptest! {
     }
 }
 
+/// Asserts that every version that runs here finds the sums that plain Rust finds.
+fn all_scan_alike(tables: &[u8], codes: &[u8]) {
+    let nibbles: Vec<u8> = tables.iter().map(|value| value % 64).collect();
+    for kernels in available() {
+        let (name, plain) = (kernels.name, &scalar::SCALAR);
+        let (mut sums, mut expected) = (Vec::new(), Vec::new());
+        #[expect(unsafe_code, reason = "the compiler cannot know what the processor has")]
+        // SAFETY: `available` gives only what the processor was found to have.
+        unsafe {
+            (kernels.scan_nibbles)(nibbles.as_chunks().0, codes.as_chunks().0, &mut sums);
+            (plain.scan_nibbles)(nibbles.as_chunks().0, codes.as_chunks().0, &mut expected);
+            assert_eq!(sums, expected, "{name}");
+            sums.clear();
+            expected.clear();
+            (kernels.scan_bytes)(tables.as_chunks().0, codes.as_chunks().0, &mut sums);
+            (plain.scan_bytes)(tables.as_chunks().0, codes.as_chunks().0, &mut expected);
+            assert_eq!(sums, expected, "{name}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn all_versions_scan_alike(
+        tables in prop::collection::vec(any::<u8>(), 0..2_000),
+        codes in prop::collection::vec(any::<u8>(), 0..9_000),
+    ) {
+        all_scan_alike(&tables, &codes);
+    }
+}
+
+#[test]
+fn the_greatest_sums_are_scanned_alike_and_wrap_around() {
+    for steps in [1, 2, 3, 24, 130, 257, 1_000] {
+        all_scan_alike(&vec![255; steps * 128], &vec![0xff; steps * 64 * 3]);
+    }
+}
+
+#[test]
+fn a_scan_adds_up_what_each_code_is_worth() {
+    // One block of one step: the code of part `p` of row `r` is `(p + r) % 16`, and code `c` of part `p` is worth `3 c + p`.
+    let code = |part: usize, row: usize| (part + row) % 16;
+    let worth = |part: usize, code: usize| 3 * code + part;
+    let mut codes = [0u8; 64];
+    let mut table = [0u8; 128];
+    for part in 0..8 {
+        for row in 0..16 {
+            codes[part / 2 * 16 + row] |= (code(part, row) as u8) << (part % 2 * 4);
+            table[part % 2 * 64 + part / 2 * 16 + row] = worth(part, row) as u8;
+        }
+    }
+    let mut sums = vec![9];
+    scan_nibbles(&[table], &[codes], &mut sums);
+    let expected = (0..16).map(|row| (0..8).map(|part| worth(part, code(part, row)) as u16).sum());
+    assert_eq!(sums, expected.collect::<Vec<u16>>());
+}
+
 #[test]
 fn the_most_extreme_codes_do_not_overflow_on_the_way() {
     for length in [1, 15, 16, 63, 64, 65, 128, 384, 1024, 4096] {

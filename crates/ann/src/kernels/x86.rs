@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::{Kernels, each_row, scalar};
+use super::{Kernels, each_row, scalar, x86_scan};
 
 pub(super) const AVX2: Kernels = Kernels {
     name: "avx2",
@@ -17,6 +17,8 @@ pub(super) const AVX2: Kernels = Kernels {
     squared_euclid_half: avx2::squared_euclid_half,
     dot_int8: avx2::dot_int8,
     dots_int8: avx2::dots_int8,
+    scan_nibbles: x86_scan::avx2,
+    ..scalar::SCALAR
 };
 
 pub(super) const AVX512: Kernels = Kernels {
@@ -28,6 +30,8 @@ pub(super) const AVX512: Kernels = Kernels {
     squared_euclid_half: avx512::squared_euclid_half,
     dot_int8: avx512::dot_int8,
     dots_int8: avx512::dots_int8,
+    scan_nibbles: x86_scan::avx512,
+    ..scalar::SCALAR
 };
 
 pub(super) const AVX512_VNNI: Kernels = Kernels {

@@ -74,7 +74,9 @@ async fn load_named(shared: &Shared, model: &str, headers: &HeaderMap, body: Bod
     }
     let loaded = shared.residency.load(model).await?;
     // Something of the operator's has to change (a file, the device, the project), as 400 says.
-    loaded.map_err(|error| ApiError::invalid(error.to_string()))
+    loaded.map_err(|error| ApiError::invalid(error.to_string()))?;
+    crate::follow_models(shared).await;
+    Ok(())
 }
 
 /// A body that may be left out.

@@ -63,7 +63,7 @@ function words(response, body) {
   let said = "";
   try {
     const json = JSON.parse(body);
-    said = (json.error && json.error.message) || json.message || json.error || "";
+    said = (json.error && json.error.message) || json.message || json.error || json.status?.error || "";
   } catch {
     said = "";
   }
@@ -130,7 +130,7 @@ function showError(place, error) {
 /* One part of the page: what it watches, what it asks, where it shows the answer. */
 
 /** Runs `work` when an input rests or changes; a newer run ends an older one. */
-function live({ task, inputs, prefix, results, work, clear }) {
+function live({ task, inputs, prefix, results, work, clear, rest = TYPING_REST_MS, facts: show = showFacts }) {
   let timer = 0;
   let running = null;
   const error = byId(`${prefix}-error`);
@@ -143,7 +143,7 @@ function live({ task, inputs, prefix, results, work, clear }) {
       const done = await work(own.signal);
       if (own !== running) return;
       showError(error, null);
-      if (done) showFacts(facts, task, done.tookMs, done.tokens);
+      if (done) show(facts, task, done.tookMs, done.tokens);
       else facts.textContent = "";
     } catch (failed) {
       if (own !== running || failed.name === "AbortError") return;
@@ -156,10 +156,10 @@ function live({ task, inputs, prefix, results, work, clear }) {
   }
   const later = () => {
     clearTimeout(timer);
-    timer = setTimeout(run, TYPING_REST_MS);
+    timer = setTimeout(run, rest);
   };
   inputs.forEach((id) => byId(id).addEventListener("input", later));
-  [`${task}-model`, `${task}-profile`].forEach((id) => byId(id).addEventListener("change", run));
+  [`${task}-model`, `${task}-profile`].forEach((id) => byId(id)?.addEventListener("change", run));
   return run;
 }
 
@@ -538,8 +538,7 @@ async function start() {
   const runs = watch();
   watchImage(runs.image[0]);
   watchGenerate();
+  await watchSearch();
   // An image has to be chosen, and text costs more than the others: both wait to be asked.
   shown.filter((task) => task !== "image" && task !== "generate").forEach((task) => runs[task].forEach((run) => run()));
 }
-
-start();

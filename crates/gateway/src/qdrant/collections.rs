@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::response::Response;
-use halny_residency::Inference;
 use halny_types::CollectionName;
 use halny_types::project::TaskKind;
 use halny_vectors::embedded::{AliasChange, SpaceStatus};
@@ -17,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::reply::{respond, small};
-use super::space::{collection, store};
+use super::space::{At, Chosen, collection, made_by, store};
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body, prepare};
@@ -148,7 +147,7 @@ impl Create {
         if let Some(made) = &made {
             if vectors.is_empty() {
                 let tier = tier(&hnsw, &HnswForm::default(), quantisation.as_ref())?;
-                let vector = VectorConfig { dimensions: made.dimensions, distance: Distance::Cosine, tier };
+                let vector = VectorConfig { dimensions: made.dimensions, distance: Distance::Cosine, tier, ef: None };
                 vectors.insert(String::new(), vector);
             }
             if let Some((name, vector)) = vectors.iter().find(|(_, vector)| vector.dimensions != made.dimensions) {
@@ -203,7 +202,7 @@ impl VectorForm {
         let _ = (self.on_disk, self.memory);
         let own = self.hnsw_config.unwrap_or_default();
         let tier = tier(&own, hnsw, self.quantization_config.as_ref().or(quantisation))?;
-        Ok(VectorConfig { dimensions: self.size, distance: self.distance.distance()?, tier })
+        Ok(VectorConfig { dimensions: self.size, distance: self.distance.distance()?, tier, ef: None })
     }
 }
 
@@ -227,18 +226,6 @@ fn tier(own: &HnswForm, common: &HnswForm, quantisation: Option<&QuantisationFor
     Ok(Tier::Fast { m, ef_construct, precision: Precision::Int8 })
 }
 
-/// What makes the vectors of a model that is loaded.
-///
-/// # Errors
-/// When the model gives vectors of no known size.
-pub(super) fn space_made_by(model: &Inference) -> Result<EmbeddingSpace, ApiError> {
-    let dimensions = model.task.dimensions().ok_or_else(|| {
-        ApiError::invalid("the model does not say how many dimensions its vectors have").with_param("model")
-    })?;
-    let (name, version) = (model.name.as_str().to_owned(), model.version.to_string());
-    Ok(EmbeddingSpace { model: name, version, pooling: model.task.pooling(), dimensions })
-}
-
 /// `PUT /collections/{collection}`
 pub(super) async fn create(
     State(shared): State<Shared>,
@@ -250,7 +237,7 @@ pub(super) async fn create(
     let answer = async {
         let form: Create = body::json(&shared, &headers, body).await?;
         let made = match &form.model {
-            Some(model) => Some(space_made_by(&*prepare::model(&shared, model, &[TaskKind::Embed])?)?),
+            Some(model) => Some(made_by(&*prepare::model(&shared, model, &[TaskKind::Embed])?)?),
             None => None,
         };
         let config = form.config(made)?;
@@ -292,14 +279,13 @@ struct VectorUpdate {
 pub(super) async fn update(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let answer = async {
         let form: Update = body::json(&shared, &headers, body).await?;
-        let space = collection(&shared, &name)?.active();
-        space.configure(move |config| form.apply(config)).await?;
+        at.space(&shared)?.configure(move |config| form.apply(config)).await?;
         small(&shared, arrived, true).await
     };
     respond(answer.await)
@@ -386,7 +372,7 @@ pub(super) async fn info(
 ) -> Response {
     let answer = async {
         let collection = collection(&shared, &name)?;
-        let space = collection.active();
+        let space = Chosen::of(&shared, &collection).space;
         let spaces: Vec<EmbeddingSpace> =
             collection.spaces().iter().filter_map(|space| space.config().space.clone()).collect();
         let status = {
@@ -449,6 +435,7 @@ fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[Embeddin
         },
         "payload_schema": fields,
         "spaces": spaces,
+        "ef": config.vectors.iter().filter_map(|(name, vector)| Some((name, vector.ef?))).collect::<BTreeMap<_, _>>(),
         "building": status.building,
         "index_bytes": status.vectors.values().map(|vector| vector.index_bytes).sum::<usize>(),
         "vector_bytes": status.vectors.values().map(|vector| vector.vector_bytes).sum::<usize>(),

@@ -70,10 +70,14 @@ pub(super) async fn delete(
     respond(answer.await)
 }
 
+/// Changes every space: a filter means the same in all of them.
 async fn change(
     shared: &Shared,
     name: &str,
-    change: impl FnOnce(&mut CollectionConfig) -> Result<(), VectorsError> + Send + 'static,
+    change: impl FnOnce(&mut CollectionConfig) -> Result<(), VectorsError> + Clone + Send + 'static,
 ) -> Result<(), ApiError> {
-    Ok(collection(shared, name)?.active().configure(change).await?)
+    for space in collection(shared, name)?.spaces() {
+        space.configure(change.clone()).await?;
+    }
+    Ok(())
 }

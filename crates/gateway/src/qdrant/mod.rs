@@ -12,7 +12,12 @@ mod read;
 mod reply;
 mod snapshots;
 mod space;
+mod spaces;
+mod tune;
 mod vectors;
+
+pub use space::follow_models;
+pub use tune::watch_collections;
 
 use axum::Router;
 use axum::routing::{delete, get, post, put};
@@ -20,7 +25,7 @@ use axum::routing::{delete, get, post, put};
 use crate::Shared;
 
 /// The patterns that metrics know these routes by.
-pub(crate) const LABELS: [&str; 28] = [
+pub(crate) const LABELS: [&str; 32] = [
     "/aliases",
     "/collections",
     "/collections/aliases",
@@ -49,6 +54,10 @@ pub(crate) const LABELS: [&str; 28] = [
     "/collections/{collection}/snapshots/recover",
     "/collections/{collection}/snapshots/upload",
     "/collections/{collection}/snapshots/{snapshot}",
+    "/halny/v1/collections/{collection}/spaces",
+    "/halny/v1/collections/{collection}/spaces/active",
+    "/halny/v1/collections/{collection}/spaces/{version}",
+    "/halny/v1/collections/{collection}/tune",
 ];
 
 /// What clients reach.
@@ -85,4 +94,12 @@ pub(crate) fn routes() -> Router<Shared> {
         .route("/collections/{collection}/snapshots/recover", put(snapshots::recover))
         .route("/collections/{collection}/snapshots/upload", post(snapshots::upload))
         .route("/collections/{collection}/snapshots/{snapshot}", get(snapshots::download).delete(snapshots::delete))
+        .route("/halny/v1/collections/{collection}/spaces", get(spaces::list).post(spaces::add))
+        .route("/halny/v1/collections/{collection}/spaces/active", put(spaces::follow))
+        .route("/halny/v1/collections/{collection}/spaces/{version}", delete(spaces::remove))
+}
+
+/// What the operator reaches.
+pub(crate) fn admin_routes() -> Router<Shared> {
+    Router::new().route("/halny/v1/collections/{collection}/tune", post(tune::tune))
 }

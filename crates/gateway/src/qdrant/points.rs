@@ -6,7 +6,6 @@ use axum::body::Body;
 use axum::extract::{Extension, Query, State};
 use axum::response::Response;
 use halny_payload::{Filter, JsonPath, PointId};
-use halny_vectors::embedded::Space;
 use halny_vectors::{Payload, Point, Selector, VectorsError, Write};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -14,10 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::reply::{respond, small, updated};
-use super::space::{Texts, collection};
+use super::space::{At, Chosen, Texts};
 use super::vectors::{Input, Vectors};
 use crate::admission::Arrived;
-use crate::path::Named;
 use crate::{ApiError, Shared, body};
 
 /// The most points of one write.
@@ -209,13 +207,13 @@ impl BatchForm {
 
 impl OperationForm {
     /// The write that it means, its texts embedded.
-    async fn write(self, texts: &Texts<'_>, space: &Space) -> Result<Write, ApiError> {
+    async fn write(self, texts: &Texts<'_>, chosen: &Chosen) -> Result<Write, ApiError> {
         Ok(match self {
             OperationForm::Upsert(form) => {
                 let mut forms = form.forms()?;
                 check_count(forms.len())?;
                 let inputs = forms.iter_mut().map(|form| form.vector.take().map(Vectors::named).unwrap_or_default());
-                let vectors = texts.stored(space, inputs.collect()).await?;
+                let vectors = texts.stored(chosen, inputs.collect()).await?;
                 let point = |(form, vectors): (PointForm, _)| Point {
                     id: form.id,
                     vectors,
@@ -229,7 +227,7 @@ impl OperationForm {
                 check_count(form.points.len())?;
                 let (ids, inputs): (Vec<_>, Vec<_>) =
                     form.points.into_iter().map(|point| (point.id, point.vector.named())).unzip();
-                let vectors = texts.stored(space, inputs).await?;
+                let vectors = texts.stored(chosen, inputs).await?;
                 Write::UpdateVectors(ids.into_iter().zip(vectors).collect())
             }
             OperationForm::Delete(form) => Write::Delete(form.selector()?),
@@ -249,7 +247,7 @@ impl OperationForm {
             }
             OperationForm::DeleteVectors(form) => {
                 unsupported("shard_key", form.shard_key.as_ref())?;
-                let config = space.config();
+                let config = chosen.space.config();
                 form.vector.iter().try_for_each(|name| config.vector(name).map(drop))?;
                 let points = selector(form.points, form.filter.as_ref())?;
                 Write::DeleteVectors { points, names: form.vector }
@@ -282,20 +280,47 @@ fn check_count(points: usize) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Whether a write is about points whatever their vectors are: it goes to every space of the collection, so
+/// that what was deleted does not come back when the model is rolled back.
+fn concerns_all_spaces(write: &Write) -> bool {
+    match write {
+        Write::Delete(_)
+        | Write::SetPayload { .. }
+        | Write::OverwritePayload { .. }
+        | Write::DeletePayload { .. }
+        | Write::ClearPayload(_) => true,
+        Write::Upsert(_) | Write::UpdateVectors(_) | Write::DeleteVectors { .. } => false,
+    }
+}
+
+/// Makes these writes, and tells the number of the last.
+async fn make(shared: &Shared, at: &At, chosen: &Chosen, writes: Vec<Write>, wait: bool) -> Result<u64, ApiError> {
+    let others = at.others(shared, chosen)?;
+    let for_all: Vec<Write> = match others.is_empty() {
+        true => Vec::new(),
+        false => writes.iter().filter(|write| concerns_all_spaces(write)).cloned().collect(),
+    };
+    let last = chosen.space.write(writes, wait).await?;
+    for space in others.iter().filter(|_| !for_all.is_empty()) {
+        space.write(for_all.clone(), wait).await?;
+    }
+    Ok(last)
+}
+
 /// What every write of one operation does.
 async fn write<F: DeserializeOwned + Send + 'static>(
     shared: &Shared,
     arrived: Arrived,
-    name: &str,
+    at: &At,
     wait: bool,
     headers: &HeaderMap,
     body: Body,
     operation: impl FnOnce(F) -> OperationForm,
 ) -> Result<Response, ApiError> {
     let form = operation(body::json(shared, headers, body).await?);
-    let space = collection(shared, name)?.active();
-    let write = form.write(&Texts { shared, headers, arrived: arrived.0 }, &space).await?;
-    let number = space.write(vec![write], wait).await?;
+    let chosen = at.choose(shared)?;
+    let write = form.write(&Texts { shared, headers, arrived: arrived.0 }, &chosen).await?;
+    let number = make(shared, at, &chosen, vec![write], wait).await?;
     small(shared, arrived, updated(number, wait)).await
 }
 
@@ -305,12 +330,12 @@ macro_rules! writes {
         pub(super) async fn $name(
             State(shared): State<Shared>,
             Extension(arrived): Extension<Arrived>,
-            Named(name): Named<String>,
+            at: At,
             Query(query): Query<WriteQuery>,
             headers: HeaderMap,
             body: Body,
         ) -> Response {
-            respond(write(&shared, arrived, &name, query.wait, &headers, body, $operation).await)
+            respond(write(&shared, arrived, &at, query.wait, &headers, body, $operation).await)
         }
     )*};
 }
@@ -338,7 +363,7 @@ writes! {
 pub(super) async fn batch(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     Query(query): Query<WriteQuery>,
     headers: HeaderMap,
     body: Body,
@@ -349,14 +374,14 @@ pub(super) async fn batch(
             let text = format!("a batch has at most {OPERATIONS_MAX} operations, this one {}", forms.operations.len());
             return Err(ApiError::invalid(text));
         }
-        let space = collection(&shared, &name)?.active();
+        let chosen = at.choose(&shared)?;
         let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0 };
         let mut writes = Vec::with_capacity(forms.operations.len());
         for form in forms.operations {
-            writes.push(form.write(&texts, &space).await?);
+            writes.push(form.write(&texts, &chosen).await?);
         }
         let count = writes.len() as u64;
-        let last = space.write(writes, query.wait).await?;
+        let last = make(&shared, &at, &chosen, writes, query.wait).await?;
         let first = (last + 1).saturating_sub(count);
         let results: Vec<Value> =
             (first..=last).take(count as usize).map(|number| updated(number, query.wait)).collect();

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::read::{PayloadForm, VectorForm, filter, limit, one_shard, select};
 use super::reply::{PointReply, large, respond};
-use super::space::{Texts, collection};
+use super::space::{At, Chosen, Texts, collection};
 use super::vectors::{Document, Input};
 use crate::admission::Arrived;
 use crate::path::Named;
@@ -386,13 +386,13 @@ impl QueryForm {
 impl LookupForm {
     fn read(self, shared: &Shared) -> Result<Lookup, ApiError> {
         one_shard(self.shard_key.as_ref())?;
-        let space = collection(shared, &self.collection)?.active();
+        let space = Chosen::of(shared, &*collection(shared, &self.collection)?).space;
         Ok(Lookup { space, vector: self.vector.unwrap_or_default() })
     }
 }
 
 /// Puts vectors in the place of the texts that are looked for.
-async fn embed(texts: &Texts<'_>, space: &Space, forms: &mut [QueryForm]) -> Result<(), ApiError> {
+async fn embed(texts: &Texts<'_>, chosen: &Chosen, forms: &mut [QueryForm]) -> Result<(), ApiError> {
     let mut documents: Vec<Document> = Vec::new();
     let mut collect = |input: &mut Input| {
         if let Input::Text(document) = input {
@@ -400,7 +400,7 @@ async fn embed(texts: &Texts<'_>, space: &Space, forms: &mut [QueryForm]) -> Res
         }
     };
     forms.iter_mut().for_each(|form| form.each_input(&mut collect));
-    let mut vectors = texts.embed(space, documents).await?.into_iter();
+    let mut vectors = texts.embed(chosen, documents).await?.into_iter();
     let mut replace = |input: &mut Input| {
         if matches!(input, Input::Text(_)) {
             *input = Input::Numbers(vectors.next().unwrap_or_default());
@@ -426,11 +426,12 @@ async fn answer(
     shared: &Shared,
     arrived: Arrived,
     headers: &HeaderMap,
-    name: &str,
+    at: &At,
     mut forms: Vec<QueryForm>,
 ) -> Result<Vec<Points>, ApiError> {
-    let space = collection(shared, name)?.active();
-    embed(&Texts { shared, headers, arrived: arrived.0 }, &space, &mut forms).await?;
+    let chosen = at.choose(shared)?;
+    embed(&Texts { shared, headers, arrived: arrived.0 }, &chosen, &mut forms).await?;
+    let space = chosen.space;
     let mut asked = Vec::with_capacity(forms.len());
     for mut form in forms {
         let select = select(form.with_payload.take(), form.with_vector.take(), PayloadSelect::None)?;
@@ -460,13 +461,13 @@ async fn answer(
 pub(super) async fn one(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let answer = async {
         let form: QueryForm = body::json(&shared, &headers, body).await?;
-        let found = answer(&shared, arrived, &headers, &name, vec![form]).await?.pop();
+        let found = answer(&shared, arrived, &headers, &at, vec![form]).await?.pop();
         let found = found.unwrap_or(Points { points: Vec::new() });
         large(&shared, arrived, found.work(), found).await
     };
@@ -483,7 +484,7 @@ struct BatchForm {
 pub(super) async fn batch(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -493,7 +494,7 @@ pub(super) async fn batch(
             let text = format!("a batch has at most {BATCH_MAX} queries, this one {}", form.searches.len());
             return Err(ApiError::invalid(text));
         }
-        let found = answer(&shared, arrived, &headers, &name, form.searches).await?;
+        let found = answer(&shared, arrived, &headers, &at, form.searches).await?;
         large(&shared, arrived, found.iter().map(Points::work).sum(), found).await
     };
     respond(answer.await)
@@ -511,19 +512,16 @@ struct GroupReply {
 pub(super) async fn groups(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
     let answer = async {
         let mut form: QueryForm = body::json(&shared, &headers, body).await?;
-        let space = collection(&shared, &name)?.active();
-        embed(
-            &Texts { shared: &shared, headers: &headers, arrived: arrived.0 },
-            &space,
-            std::slice::from_mut(&mut form),
-        )
-        .await?;
+        let chosen = at.choose(&shared)?;
+        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0 };
+        embed(&texts, &chosen, std::slice::from_mut(&mut form)).await?;
+        let space = chosen.space;
         let by = form.group_by.take().ok_or_else(|| ApiError::invalid("`group_by` names the field to group by"))?;
         let by = by.parse::<JsonPath>().map_err(VectorsError::from)?;
         let grouping = Grouping { by, groups: limit(form.limit, 10)?, size: limit(form.group_size.take(), 3)? };
@@ -565,7 +563,7 @@ impl WithLookup {
             WithLookup::Full(fields) => fields,
         };
         let select = select(fields.with_payload, fields.with_vectors, PayloadSelect::All)?;
-        Ok((collection(shared, &fields.collection)?.active(), select))
+        Ok((Chosen::of(shared, &*collection(shared, &fields.collection)?).space, select))
     }
 }
 
@@ -579,11 +577,17 @@ struct MatrixForm {
     shard_key: Option<Value>,
 }
 
+#[derive(Debug, Deserialize)]
+pub(super) struct MatrixPath {
+    form: String,
+}
+
 /// `POST /collections/{collection}/points/search/matrix/pairs` and `.../offsets`
 pub(super) async fn matrix(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named((name, form)): Named<(String, String)>,
+    at: At,
+    Named(MatrixPath { form }): Named<MatrixPath>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -593,7 +597,7 @@ pub(super) async fn matrix(
         let (sample, limit) = (limit(fields.sample, 10)?.min(SAMPLE_MAX), limit(fields.limit, 3)?);
         let filter = filter(fields.filter.as_ref())?;
         let using = fields.using.unwrap_or_default();
-        let space = collection(&shared, &name)?.active();
+        let space = at.space(&shared)?;
         space.config().vector(&using)?;
         let rows = shared.pool.run(move || pairs(&space, &using, filter.as_deref(), sample, limit)).await?;
         let work = rows.len() * limit * 32;

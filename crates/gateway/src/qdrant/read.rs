@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::query::OrderForm;
 use super::reply::{PointReply, large, respond, small};
-use super::space::collection;
+use super::space::At;
 use crate::admission::Arrived;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
@@ -113,7 +113,7 @@ struct RetrieveForm {
 pub(super) async fn retrieve(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -122,7 +122,7 @@ pub(super) async fn retrieve(
         one_shard(form.shard_key.as_ref())?;
         limit(Some(form.ids.len().max(1)), 1)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
-        let space = collection(&shared, &name)?.active();
+        let space = at.space(&shared)?;
         let vectors = !select.vectors.is_none();
         let small = form.ids.len() <= 16;
         let records = shared.pool.run_unless(small, move || space.retrieve(&form.ids, &select)).await?;
@@ -132,16 +132,22 @@ pub(super) async fn retrieve(
     respond(answer.await)
 }
 
+#[derive(Debug, Deserialize)]
+pub(super) struct PointPath {
+    id: String,
+}
+
 /// `GET /collections/{collection}/points/{id}`
 pub(super) async fn one(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named((name, id)): Named<(String, String)>,
+    at: At,
+    Named(PointPath { id }): Named<PointPath>,
 ) -> Response {
     let answer = async {
         let id: PointId = id.parse().map_err(VectorsError::from)?;
         let select = Select { payload: PayloadSelect::All, vectors: VectorSelect::All };
-        let record = collection(&shared, &name)?.active().retrieve(&[id], &select).pop();
+        let record = at.space(&shared)?.retrieve(&[id], &select).pop();
         small(&shared, arrived, PointReply::of(record.ok_or(VectorsError::NoPoint(id))?, true)).await
     };
     respond(answer.await)
@@ -164,7 +170,7 @@ struct ScrollForm {
 pub(super) async fn scroll(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -174,7 +180,7 @@ pub(super) async fn scroll(
         let limit = limit(form.limit, 10)?;
         let select = select(form.with_payload, form.with_vector, PayloadSelect::All)?;
         let (vectors, filter) = (!select.vectors.is_none(), filter(form.filter.as_ref())?);
-        let space = collection(&shared, &name)?.active();
+        let space = at.space(&shared)?;
         let (replies, next) = match form.order_by {
             None => {
                 let scroll = Scroll { from: form.offset, limit, filter, select };
@@ -220,7 +226,7 @@ struct CountForm {
 pub(super) async fn count(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -229,7 +235,7 @@ pub(super) async fn count(
         one_shard(form.shard_key.as_ref())?;
         let _ = form.exact;
         let filter = filter(form.filter.as_ref())?;
-        let space = collection(&shared, &name)?.active();
+        let space = at.space(&shared)?;
         let count = shared.pool.run(move || space.count(filter.as_deref())).await?;
         small(&shared, arrived, json!({ "count": count })).await
     };
@@ -250,7 +256,7 @@ struct FacetForm {
 pub(super) async fn facet(
     State(shared): State<Shared>,
     Extension(arrived): Extension<Arrived>,
-    Named(name): Named<String>,
+    at: At,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -260,7 +266,7 @@ pub(super) async fn facet(
         let _ = form.exact;
         let (limit, filter) = (limit(form.limit, 10)?, filter(form.filter.as_ref())?);
         let field = form.key.parse::<JsonPath>().map_err(VectorsError::from)?.to_string();
-        let space = collection(&shared, &name)?.active();
+        let space = at.space(&shared)?;
         let counts = shared.pool.run(move || space.facet(&field, filter.as_deref(), limit)).await??;
         let hits: Vec<Value> =
             counts.into_iter().map(|(value, count)| json!({ "value": value, "count": count })).collect();

@@ -1,16 +1,28 @@
-//! Which collection a request means, and the vectors that its texts become.
+//! Which collection and which of its spaces a request means, and the vectors that its texts become.
+//!
+//! A request takes its space once, and with it the model that makes vectors of its texts: whatever is
+//! swapped meanwhile, what it asks and what it finds are of one model version.
 
 use std::sync::Arc;
 
+use axum::extract::{FromRequestParts, Query};
+use axum::response::Response;
+use halny_residency::Inference;
 use halny_tasks::Answer;
 use halny_types::project::TaskKind;
 use halny_types::{Fault, Tick};
 use halny_vectors::embedded::{Collection, Space, Store};
-use halny_vectors::{Named, VectorsError};
+use halny_vectors::{EmbeddingSpace, Named, VectorsError};
 use http::HeaderMap;
+use http::request::Parts;
+use serde::Deserialize;
 
 use super::vectors::{Document, Input};
-use crate::{ApiError, Shared, prepare};
+use crate::admission::shape_of;
+use crate::{ApiError, Shared, path, prepare};
+
+/// The fewest digits of a version that name a space.
+const VERSION_DIGITS_MIN: usize = 6;
 
 /// The collections of this server.
 ///
@@ -28,6 +40,170 @@ pub(super) fn collection(shared: &Shared, name: &str) -> Result<Arc<Collection>,
     Ok(store(shared)?.get(name)?)
 }
 
+/// What made the vectors of a model that is loaded.
+///
+/// # Errors
+/// When the model gives vectors of no known size.
+pub(super) fn made_by(model: &Inference) -> Result<EmbeddingSpace, ApiError> {
+    let dimensions = model.task.dimensions().ok_or_else(|| {
+        ApiError::invalid("the model does not say how many dimensions its vectors have").with_param("model")
+    })?;
+    let (name, version) = (model.name.as_str().to_owned(), model.version.to_string());
+    Ok(EmbeddingSpace { model: name, version, pooling: model.task.pooling(), dimensions })
+}
+
+/// The space that a request is about, and the model that makes its vectors, if that is there.
+#[derive(Clone)]
+pub(super) struct Chosen {
+    pub(super) space: Arc<Space>,
+    model: Option<Arc<Inference>>,
+    /// The model that the collection follows.
+    follows: Option<String>,
+}
+
+impl Chosen {
+    /// The space of `collection` that belongs to the version of its model that serves now; the one that
+    /// was active last where there is none.
+    pub(super) fn of(shared: &Shared, collection: &Collection) -> Chosen {
+        let follows = collection.follows();
+        let serving = follows.as_deref().and_then(|name| serving(shared, name));
+        let chosen = serving.and_then(|(model, made)| Some((collection.space_of(&made)?, Some(model))));
+        let (space, model) = chosen.unwrap_or_else(|| (collection.active(), None));
+        Chosen { space, model, follows }
+    }
+
+    /// The space that a client names: by a model that is served, or by the first digits of a version.
+    fn named(shared: &Shared, collection: &Collection, asked: &str) -> Result<Chosen, ApiError> {
+        let follows = Some(asked.to_owned());
+        if let Some((model, made)) = serving(shared, asked) {
+            let space = collection.space_of(&made).ok_or_else(|| VectorsError::NoSpace(made.to_string()))?;
+            return Ok(Chosen { space, model: Some(model), follows });
+        }
+        let begins =
+            |space: &Arc<Space>| space.config().space.as_ref().is_some_and(|made| made.version.starts_with(asked));
+        let mut found = collection.spaces().into_iter().filter(begins);
+        match (found.next(), found.next()) {
+            (Some(space), None) if asked.len() >= VERSION_DIGITS_MIN => {
+                let made = space.config().space.clone();
+                let model = made.and_then(|made| server_of(shared, &made));
+                Ok(Chosen { space, model, follows })
+            }
+            _ => Err(VectorsError::NoSpace(asked.chars().take(64).collect()).into()),
+        }
+    }
+
+    /// The model that makes vectors of texts for this space.
+    fn model(&self, shared: &Shared, made: &EmbeddingSpace) -> Result<Arc<Inference>, ApiError> {
+        if let Some(model) = &self.model {
+            return Ok(Arc::clone(model));
+        }
+        // It is not there, or another version of it is: the error says which.
+        let name = self.follows.as_ref().unwrap_or(&made.model);
+        let model = prepare::model(shared, name, &[TaskKind::Embed])?;
+        let given = made_by(&model)?;
+        if given.same(made) {
+            return Ok(model);
+        }
+        Err(VectorsError::Space { holds: Box::new(made.clone()), given: given.to_string() }.into())
+    }
+}
+
+/// The model of that name that makes vectors, if it is there, and what they are.
+fn serving(shared: &Shared, name: &str) -> Option<(Arc<Inference>, EmbeddingSpace)> {
+    let model = prepare::model(shared, name, &[TaskKind::Embed]).ok()?;
+    let made = made_by(&model).ok()?;
+    Some((model, made))
+}
+
+/// A model that makes such vectors, under whichever name it is served.
+fn server_of(shared: &Shared, made: &EmbeddingSpace) -> Option<Arc<Inference>> {
+    let names = shared.residency.ready();
+    names
+        .keys()
+        .filter_map(|name| serving(shared, name.as_str()))
+        .find(|(_, given)| given.same(made))
+        .map(|(model, _)| model)
+}
+
+/// Writes down for every collection which space is asked, so that it is asked after a restart too,
+/// before its model is there. To be called when models have come, gone or changed.
+pub async fn follow_models(shared: &Shared) {
+    let Some(store) = &shared.vectors else { return };
+    for name in store.names() {
+        let Ok(collection) = store.get(name.as_str()) else { continue };
+        let Some((_, made)) = collection.follows().and_then(|model| serving(shared, &model)) else { continue };
+        if collection.space_of(&made).is_some()
+            && let Err(error) = collection.activate(&made).await
+        {
+            tracing::error!(collection = %name, %error, "the version of the collection's model could not be written down");
+        }
+    }
+}
+
+/// Where a request goes: a collection, and one of its spaces where `?space=` names one.
+pub(super) struct At {
+    pub(super) collection: String,
+    asked: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct PathOf {
+    collection: String,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    space: Option<String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for At {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<At, Response> {
+        let path::Named(PathOf { collection }) = path::Named::from_request_parts(parts, state).await?;
+        let Query(Asked { space: asked }) = Query::try_from_uri(&parts.uri).map_err(|error| {
+            ApiError::invalid(format!("what follows the question mark cannot be read: {error}"))
+                .respond(shape_of(parts.uri.path()))
+        })?;
+        Ok(At { collection, asked })
+    }
+}
+
+impl At {
+    /// What the request is about.
+    ///
+    /// # Errors
+    /// When there is no such collection, or none of its spaces is called so.
+    pub(super) fn choose(&self, shared: &Shared) -> Result<Chosen, ApiError> {
+        let collection = collection(shared, &self.collection)?;
+        match &self.asked {
+            Some(asked) => Chosen::named(shared, &collection, asked),
+            None => Ok(Chosen::of(shared, &collection)),
+        }
+    }
+
+    /// The space alone.
+    ///
+    /// # Errors
+    /// As [`At::choose`].
+    pub(super) fn space(&self, shared: &Shared) -> Result<Arc<Space>, ApiError> {
+        Ok(self.choose(shared)?.space)
+    }
+
+    /// The other spaces of the collection, which a write that is not about vectors goes to as well.
+    ///
+    /// # Errors
+    /// As [`At::choose`].
+    pub(super) fn others(&self, shared: &Shared, chosen: &Chosen) -> Result<Vec<Arc<Space>>, ApiError> {
+        if self.asked.is_some() {
+            return Ok(Vec::new());
+        }
+        let mut spaces = collection(shared, &self.collection)?.spaces();
+        spaces.retain(|space| !Arc::ptr_eq(space, &chosen.space));
+        Ok(spaces)
+    }
+}
+
 /// What is needed to make vectors of the texts in a request.
 pub(super) struct Texts<'a> {
     pub(super) shared: &'a Shared,
@@ -40,26 +216,21 @@ impl Texts<'_> {
     ///
     /// # Errors
     /// When the space is bound to no model, another is named or serves under its name, or it refuses a text.
-    pub(super) async fn embed(&self, space: &Space, documents: Vec<Document>) -> Result<Vec<Vec<f32>>, ApiError> {
+    pub(super) async fn embed(&self, chosen: &Chosen, documents: Vec<Document>) -> Result<Vec<Vec<f32>>, ApiError> {
         if documents.is_empty() {
             return Ok(Vec::new());
         }
-        let config = space.config();
+        let config = chosen.space.config();
         let Some(made) = &config.space else {
             let text = "the collection is bound to no model, so `text` cannot be embedded; create it with `model`, \
                         or give vectors";
             return Err(ApiError::invalid(text));
         };
-        let named = documents.iter().find_map(|document| document.model.as_ref().filter(|name| **name != made.model));
-        if let Some(given) = named {
-            return Err(VectorsError::Space { holds: Box::new(made.clone()), given: given.clone() }.into());
-        }
-        let model = prepare::model(self.shared, &made.model, &[TaskKind::Embed])?;
-        let serving = super::collections::space_made_by(&model)?;
-        if serving != *made {
-            let given = serving.to_string();
+        let known = |name: &String| *name == made.model || chosen.follows.as_ref() == Some(name);
+        if let Some(given) = documents.iter().find_map(|document| document.model.clone().filter(|name| !known(name))) {
             return Err(VectorsError::Space { holds: Box::new(made.clone()), given }.into());
         }
+        let model = chosen.model(self.shared, made)?;
         let admitted = prepare::admit(self.shared, self.headers, self.arrived, None, &model)?;
         let texts: Vec<String> = documents.into_iter().map(|document| document.text).collect();
         let make = |task: &halny_tasks::Task, text: String| Ok(task.tokenise(&text)?);
@@ -77,7 +248,7 @@ impl Texts<'_> {
     /// What is wrong with the first that cannot be stored.
     pub(super) async fn stored(
         &self,
-        space: &Space,
+        chosen: &Chosen,
         points: Vec<Vec<(String, Input)>>,
     ) -> Result<Vec<Named>, ApiError> {
         let mut documents = Vec::new();
@@ -96,13 +267,13 @@ impl Texts<'_> {
             }
             all.push(named);
         }
-        let embedded = self.embed(space, documents).await?;
+        let embedded = self.embed(chosen, documents).await?;
         for ((place, name), vector) in places.into_iter().zip(embedded) {
             if let Some(named) = all.get_mut(place) {
                 named.insert(name, vector);
             }
         }
-        let config = space.config();
+        let config = chosen.space.config();
         let numbers: usize = all.iter().flat_map(Named::values).map(Vec::len).sum();
         let check = move || -> Result<Vec<Named>, VectorsError> {
             all.iter_mut().try_for_each(|named| config.prepare(named))?;

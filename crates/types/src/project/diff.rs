@@ -52,7 +52,7 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     if old.cache != new.cache {
         diff.restart.push("cache.folder");
     }
-    if old.vectors != new.vectors {
+    if old.vectors.folder != new.vectors.folder {
         diff.restart.push("vectors.folder");
     }
     diff

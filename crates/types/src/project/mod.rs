@@ -26,6 +26,6 @@ pub use diff::{ProjectDiff, diff};
 pub use generate::{Adapter, CellFormat, GenerateOptions, GenerateProfile};
 pub use model::{
     Cache, CpuThreads, Model, OnnxRuntime, Packing, Pooling, Precision, Profile, Project, Server, TaskKind,
-    TextOptions, Vectors,
+    TextOptions, Vectors, WARM_RANGE,
 };
 pub use schema::schema;

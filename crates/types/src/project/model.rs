@@ -210,11 +210,17 @@ pub struct Vectors {
     /// may use it.
     #[schemars(length(min = 1, max = 4_096))]
     pub folder: PathBuf,
+    /// How much of the vectors is kept in memory, those that are found most, of all collections together:
+    /// `0B` to `1TiB`. The system's limit on locked memory has to allow it.
+    pub warm: ByteSize,
 }
+
+/// What [`Vectors::warm`] may be.
+pub const WARM_RANGE: RangeInclusive<ByteSize> = ByteSize::kib(0)..=ByteSize::gib(1_024);
 
 impl Default for Vectors {
     fn default() -> Vectors {
-        Vectors { folder: PathBuf::from("vectors") }
+        Vectors { folder: PathBuf::from("vectors"), warm: ByteSize::mib(256) }
     }
 }
 

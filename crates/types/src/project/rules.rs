@@ -14,7 +14,8 @@ use super::address::Address;
 use super::check::Found;
 use super::generate::GenerateProfile;
 use super::model::{
-    CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind,
+    CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind, Vectors,
+    WARM_RANGE,
 };
 use super::quote::{abbreviated, shown};
 use super::source;
@@ -24,6 +25,8 @@ use crate::ByteSize;
 const PROFILE_THREADS_MAX: usize = 4_096;
 
 static SERVER_DEFAULTS: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(Server::default()).unwrap_or_default());
+static VECTORS_DEFAULTS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(Vectors::default()).unwrap_or_default());
 static PROFILE_DEFAULTS: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(Profile::default()).unwrap_or_default());
 
@@ -33,6 +36,8 @@ static GENERATE_DEFAULTS: LazyLock<Value> =
 /// Puts every broken rule of the document into `found`.
 pub(super) fn check(document: &Value, found: &mut Found) {
     addresses(&Table { value: document.get("server"), defaults: &SERVER_DEFAULTS, pointer: "/server" }, found);
+    let vectors = Table { value: document.get("vectors"), defaults: &VECTORS_DEFAULTS, pointer: "/vectors" };
+    vectors.check_size("warm", &WARM_RANGE, found);
     let models = items(document, "models");
     unique_names(models, "/models", "model", found);
     for (at, model) in models.iter().enumerate() {

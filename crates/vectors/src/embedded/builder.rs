@@ -7,11 +7,13 @@
 //! quarter of the largest.* So a point is indexed about as often as the collection has quadrupled since.
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use halny_ann::{Cancelled, Progress};
+use halny_types::Tick;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::Index;
@@ -19,11 +21,16 @@ use super::open::OpenSegment;
 use super::segment::{self, Entry, Segment};
 use super::space::{Shared, segment_path};
 use super::view::{LATEST, Piece, View};
+use super::warm;
 use super::writer::Command;
 use crate::CollectionConfig;
 
 /// After so long without a word from any writer, the collections count as idle.
 const IDLE: Duration = Duration::from_secs(2);
+/// What is kept in memory is looked over so often, while something is asked.
+const WARM_EVERY: Duration = Duration::from_secs(2);
+/// Measuring rests for so many times as long as it took: it takes a fiftieth of one core at the most.
+const RESTS: u32 = 49;
 /// Segments of about one size that are merged.
 const MERGED_AT_ONCE: usize = 4;
 /// A segment with more dead points than one in so many is written anew.
@@ -33,10 +40,14 @@ const DEAD_SHARE: usize = 5;
 #[derive(Clone)]
 pub(crate) struct Builder {
     calls: Sender<Call>,
+    /// Bytes of vectors that are kept in memory, of all collections together.
+    warm_bytes: Arc<AtomicUsize>,
 }
 
 enum Call {
     Look,
+    /// A query waits to be measured.
+    Measure,
     Stop,
     At(Weak<Shared>, mpsc::WeakUnboundedSender<Command>),
 }
@@ -79,8 +90,16 @@ impl Builder {
     /// Starts the thread; its work is shared out to `threads`.
     pub(super) fn start(threads: usize) -> io::Result<(Builder, std::thread::JoinHandle<()>)> {
         let (calls, queue) = crossbeam_channel::unbounded();
-        let thread = std::thread::Builder::new().name("halny-build".to_owned()).spawn(move || run(&queue, threads))?;
-        Ok((Builder { calls }, thread))
+        let warm_bytes = Arc::new(AtomicUsize::new(0));
+        let warm = Keeper { bytes: Arc::clone(&warm_bytes), again: Tick::ZERO, refused: false };
+        let work = move || run(&queue, threads, warm);
+        let thread = std::thread::Builder::new().name("halny-build".to_owned()).spawn(work)?;
+        Ok((Builder { calls, warm_bytes }, thread))
+    }
+
+    /// From now on so many bytes of vectors are kept in memory.
+    pub(super) fn keep_warm(&self, bytes: usize) {
+        self.warm_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// Looks after another collection from now on.
@@ -94,37 +113,94 @@ impl Builder {
         let _ = self.calls.send(Call::Stop);
     }
 
+    /// A query waits to be measured.
+    pub(super) fn measure(&self) {
+        let _ = self.calls.send(Call::Measure);
+    }
+
     /// Something may have to be done.
     pub(super) fn look(&self) {
         let _ = self.calls.send(Call::Look);
     }
 }
 
-fn run(queue: &Receiver<Call>, threads: usize) {
+fn run(queue: &Receiver<Call>, threads: usize, mut warm: Keeper) {
     // Searches come first.
     if rustix::process::nice(10).is_err() {
         tracing::debug!("the builder runs at normal priority");
     }
     let mut clients: Vec<Client> = Vec::new();
-    let mut idle = false;
+    let (mut idle_from, mut rested) = (Tick::now() + IDLE, Tick::ZERO);
     loop {
-        let call =
-            if idle { queue.recv().map_err(|_| RecvTimeoutError::Disconnected) } else { queue.recv_timeout(IDLE) };
+        let call = match wake(&clients, Tick::now(), idle_from, rested) {
+            Tick::NEVER => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            wake => queue.recv_timeout(Tick::now().until(wake)),
+        };
         match call {
             Ok(Call::At(shared, commands)) => clients.push(Client { shared, commands }),
-            Ok(Call::Look) => {}
-            Ok(Call::Stop) => return,
-            Err(RecvTimeoutError::Timeout) => idle = true,
-            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Call::Look) => idle_from = Tick::now() + IDLE,
+            Ok(Call::Measure) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
-        idle &= queue.is_empty();
         clients.retain(|client| client.shared.strong_count() > 0);
+        let idle = idle_from <= Tick::now();
         // In turns, so that no collection waits for all the work of another.
         while queue.is_empty() && clients.iter().fold(false, |any, client| client.work(threads, idle) | any) {}
+        if queue.is_empty() && rested <= Tick::now() {
+            let began = Tick::now();
+            clients.iter().for_each(Client::measure);
+            let took = began.until(Tick::now());
+            rested = Tick::now() + took * RESTS;
+        }
+        warm.keep(&clients, Tick::now());
     }
 }
 
+/// Keeps in memory what is found most, now and then.
+struct Keeper {
+    bytes: Arc<AtomicUsize>,
+    again: Tick,
+    /// Whether the system has refused; it is told of once.
+    refused: bool,
+}
+
+impl Keeper {
+    fn keep(&mut self, clients: &[Client], now: Tick) {
+        if now < self.again {
+            return;
+        }
+        self.again = now + WARM_EVERY;
+        let spaces: Vec<Arc<Shared>> = clients.iter().filter_map(|client| client.shared.upgrade()).collect();
+        match warm::keep(&spaces, self.bytes.load(Ordering::Relaxed)) {
+            Err(error) if !self.refused => {
+                self.refused = true;
+                tracing::warn!(
+                    %error,
+                    "the system lets this process lock less memory than `vectors.warm` says; raise its limit \
+                     (LimitMEMLOCK, CAP_IPC_LOCK) or set less"
+                );
+            }
+            Err(_) | Ok(()) => {}
+        }
+    }
+}
+
+/// When something is to be done though nobody says so: when the collections have become idle, and when a query
+/// that waits may be measured.
+fn wake(clients: &[Client], now: Tick, idle_from: Tick, rested: Tick) -> Tick {
+    let waits = clients.iter().any(|client| client.shared.upgrade().is_some_and(|shared| shared.recalls.waits()));
+    let idle = if idle_from > now { idle_from } else { Tick::NEVER };
+    if waits { idle.min(rested) } else { idle }
+}
+
 impl Client {
+    /// Measures a query that waits for it, if one does.
+    fn measure(&self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.recalls.measure_one(&shared);
+        }
+    }
+
     /// Does the most urgent piece of work; tells whether there was any that could be done.
     fn work(&self, threads: usize, idle: bool) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };
@@ -163,7 +239,7 @@ impl Client {
                 (vec![open.serial], living.iter().map(|(_, row)| (open.serial, *row)).collect(), segment)
             }
             Work::Merge(parts) => {
-                let serial = shared.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let serial = shared.next.fetch_add(1, Ordering::Relaxed);
                 let folder = segment_path(&shared.folder, serial);
                 let points = living(&parts);
                 segment::write(&folder, &view.config, &entries(&points, &view.config))?;
@@ -267,6 +343,6 @@ fn build_index(
     let path = column.index_path(segment.folder());
     Index::build(column.rows(), vector, &path, threads, progress)??;
     // From the file: what is served is what will be served after the next start.
-    column.install(Index::open(&path, column.rows())?);
+    column.use_index(&path)?;
     Ok(())
 }

@@ -1,4 +1,8 @@
 //! A collection: the spaces under one name, one of them active.
+//!
+//! A collection follows a model by name. Which version's vectors are asked is decided by which version
+//! of that model serves; the active space is the one that was last decided for, and counts while the
+//! model is not there.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +22,9 @@ struct Card {
     spaces: Vec<u64>,
     active: u64,
     next: u64,
+    /// The model that the collection follows, where its vectors are a model's.
+    #[serde(default)]
+    model: Option<String>,
 }
 
 /// The spaces there are.
@@ -45,9 +52,12 @@ impl Spaces {
 
     /// The number of the space whose vectors `made` made.
     fn number_of(&self, made: &EmbeddingSpace) -> Result<u64, VectorsError> {
-        let of = |(_, space): &&(u64, Arc<Space>)| space.config().space.as_ref() == Some(made);
-        let number = self.all.iter().find(of).map(|(number, _)| *number);
-        number.ok_or_else(|| VectorsError::Invalid(format!("the collection has no vectors of {made}")))
+        let number = self.of(made).map(|(number, _)| *number);
+        number.ok_or_else(|| VectorsError::NoSpace(made.to_string()))
+    }
+
+    fn of(&self, made: &EmbeddingSpace) -> Option<&(u64, Arc<Space>)> {
+        self.all.iter().find(|(_, space)| space.config().space.as_ref().is_some_and(|known| known.same(made)))
     }
 }
 
@@ -58,7 +68,8 @@ impl Collection {
         // What a crash left of an earlier try.
         files::clear(folder)?;
         Space::create(&space_path(folder, 0), config)?;
-        let card = Card { spaces: vec![0], active: 0, next: 1 };
+        let model = config.space.as_ref().map(|made| made.model.clone());
+        let card = Card { spaces: vec![0], active: 0, next: 1, model };
         files::write_json(&folder.join("collection.json"), &card)?;
         Ok(files::sync_parent(folder)?)
     }
@@ -84,7 +95,21 @@ impl Collection {
         Arc::clone(&self.spaces.load().active)
     }
 
-    /// What made the vectors of each space, the active one first.
+    /// The space of the vectors that `made` made, whatever the model was called then.
+    #[must_use]
+    pub fn space_of(&self, made: &EmbeddingSpace) -> Option<Arc<Space>> {
+        self.spaces.load().of(made).map(|(_, space)| Arc::clone(space))
+    }
+
+    /// The model whose version decides which vectors are asked.
+    #[must_use]
+    pub fn follows(&self) -> Option<String> {
+        let spaces = self.spaces.load();
+        let made_by = || spaces.active.config().space.as_ref().map(|made| made.model.clone());
+        spaces.card.model.clone().or_else(made_by)
+    }
+
+    /// All spaces, the active one first.
     #[must_use]
     pub fn spaces(&self) -> Vec<Arc<Space>> {
         let spaces = self.spaces.load();
@@ -142,15 +167,19 @@ impl Collection {
         self.forget(old)
     }
 
-    /// Makes the space of `made` the active one. Requests under way end with the one that they began with.
+    /// Makes the space of `made` the active one, and has the collection follow the model of that name.
+    /// Requests under way end with the space that they began with.
     ///
     /// # Errors
     /// When there is none, or that cannot be written down.
     pub async fn activate(&self, made: &EmbeddingSpace) -> Result<(), VectorsError> {
         let _turn = self.changes.lock().await;
         let spaces = self.spaces.load_full();
-        let active = spaces.number_of(made)?;
-        self.publish(Card { active, ..spaces.card.clone() }, spaces.all.clone())
+        let card = Card { active: spaces.number_of(made)?, model: Some(made.model.clone()), ..spaces.card.clone() };
+        if card == spaces.card {
+            return Ok(());
+        }
+        self.publish(card, spaces.all.clone())
     }
 
     /// Removes a space that is not the active one.

@@ -9,9 +9,11 @@ use roaring::RoaringBitmap;
 use serde_json::Value;
 
 use super::index::Index;
+use super::recall::{Recall, RecallKey};
 use super::search::{self, Hit};
 use super::space::Space;
 use super::view::{Piece, Place, Reading};
+use super::warm::WarmStatus;
 use crate::query::OrderBy;
 use crate::{
     CollectionConfig, Named, PayloadSelect, Record, Scored, Scroll, Search, Select, VectorSelect, VectorsError,
@@ -57,9 +59,25 @@ impl Space {
     /// The points nearest to a vector, the nearest first.
     #[must_use]
     pub fn search(&self, search: &Search, select: &Select) -> Vec<Scored> {
+        if self.shared.recalls.notice(search) {
+            self.builder.measure();
+        }
         let reading = self.shared.reading();
         let hits = search::nearest(&reading, search);
+        self.shared.warmth.count(&reading, &search.vector, hits.iter().map(|(place, _)| *place));
         scored(&reading, &search.vector, hits, select)
+    }
+
+    /// How much of what was found lay in memory that is kept for it.
+    #[must_use]
+    pub fn warmth(&self) -> WarmStatus {
+        self.shared.warmth.status(&self.shared.reading())
+    }
+
+    /// How many of the nearest are found, of what was asked lately.
+    #[must_use]
+    pub fn recall(&self) -> BTreeMap<RecallKey, Recall> {
+        self.shared.recalls.measured()
     }
 
     /// The points of these ids that are there, in the order of the ids.

@@ -12,9 +12,6 @@ use super::sieve::{Sieve, Source};
 use super::view::{Piece, Place, Reading};
 use crate::Search;
 
-/// Candidates that are kept in a walk unless the request says otherwise: 99.4 % of the ten nearest
-/// among 62,666 sentence embeddings.
-pub(super) const EF: usize = 128;
 /// A point and how near it is: greater is nearer.
 pub(super) type Hit = (Place, f32);
 
@@ -22,6 +19,15 @@ pub(super) type Hit = (Place, f32);
 pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
     let Some(config) = reading.view.config.vectors.get(&search.vector) else { return Vec::new() };
     let metric = config.distance.metric();
+    let by_default;
+    let search = match config.ef {
+        Some(thorough) => {
+            let params = search.params.or_as_thorough(&config.tier, thorough);
+            by_default = Search { params, ..search.clone() };
+            &by_default
+        }
+        None => search,
+    };
     let least = search.threshold.map_or(f32::NEG_INFINITY, |score| config.distance.similarity(score));
     let mut hits: Vec<Hit> = Vec::new();
     for (piece, segment) in reading.view.pieces.iter().enumerate() {
@@ -57,10 +63,7 @@ fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Sear
     let index = column.index();
     let estimate = sieve.estimate(segment.len());
     let mut found = match plan(index.as_deref(), column.rows(), estimate, search) {
-        Plan::Walk { ef } => match index.as_deref() {
-            Some(index) => index.search(column.rows(), &search.query, search.limit, ef, &search.params, &passes),
-            None => Vec::new(),
-        },
+        Plan::Ask(index) => index.search(column.rows(), search, &passes),
         Plan::Scan => {
             // The rows that may pass, where they are known; else all.
             let rows: Box<dyn Iterator<Item = u32> + '_> = match sieve.rows() {

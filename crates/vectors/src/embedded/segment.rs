@@ -3,7 +3,7 @@
 //! Its folder holds `ids` (17 bytes a point), `payloads` (JSON, one after the other) and where each
 //! `ends`, for the vector in place `n` of the collection's names the rows `vectors-n` (`f32`, of
 //! the points that have it) and, unless all have it, `present-n`; then an index of these rows once
-//! it is built (`graph-n`). Only `gone`, the points that died since, is ever replaced.
+//! it is built (`graph-n`, `ivf-n`). Only `gone`, the points that died since, is ever replaced.
 //!
 //! A point that is changed lives on in a younger segment, and dies here at the sequence number of
 //! that write. A search that began before still sees it here, and not there.
@@ -25,8 +25,9 @@ use serde::{Deserialize, Serialize};
 
 use super::index::Index;
 use super::space::segment_path;
+use super::warm::Heat;
 use super::{files, record};
-use crate::{CollectionConfig, Payload, VectorConfig};
+use crate::{CollectionConfig, Payload, Tier, VectorConfig};
 
 /// Bytes of an id in `ids`.
 const ID_BYTES: usize = 17;
@@ -52,7 +53,9 @@ pub(crate) struct Column {
     dimensions: usize,
     /// The rows of points that have this vector; nothing when all have.
     present: Option<RoaringBitmap>,
+    tier: Tier,
     index: ArcSwapOption<Index>,
+    heat: Heat,
 }
 
 /// A sealed segment.
@@ -291,6 +294,10 @@ impl Segment {
         serde_json::from_slice(&self.payload_text(row)).ok()
     }
 
+    pub(super) fn columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.values()
+    }
+
     pub(super) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.get(name)
     }
@@ -338,7 +345,8 @@ impl Column {
         if !aligned || values.len() as u64 != rows * dimensions as u64 * 4 {
             return Err(files::malformed("a segment has not as many vectors as it says"));
         }
-        let column = Column { place, values, dimensions, present, index: ArcSwapOption::empty() };
+        let (tier, index, heat) = (vector.tier.clone(), ArcSwapOption::empty(), Heat::new(values.len()));
+        let column = Column { place, values, dimensions, present, tier, index, heat };
         column.open_index(folder);
         Ok(column)
     }
@@ -348,8 +356,8 @@ impl Column {
         if !path.exists() {
             return;
         }
-        match Index::open(&path, self.rows()) {
-            Ok(index) => self.install(index),
+        match self.use_index(&path) {
+            Ok(()) => {}
             // It is made of the rows, so it can be made again.
             Err(error) => tracing::warn!(%error, "an index of vectors cannot be read and is built again"),
         }
@@ -357,16 +365,32 @@ impl Column {
 
     /// Where the file of its index is.
     pub(super) fn index_path(&self, folder: &Path) -> PathBuf {
-        Index::path(folder, self.place)
+        Index::path(folder, self.place, &self.tier)
     }
 
-    /// From now on this is its index.
-    pub(super) fn install(&self, index: Index) {
-        self.index.store(Some(Arc::new(index)));
+    /// From now on the index in this file is its index.
+    pub(super) fn use_index(&self, path: &Path) -> io::Result<()> {
+        self.index.store(Some(Arc::new(Index::open(path, self.rows(), &self.tier)?)));
+        Ok(())
     }
 
     pub(super) fn index(&self) -> Option<Arc<Index>> {
         self.index.load_full()
+    }
+
+    /// How often something was found where.
+    pub(super) fn heat(&self) -> &Heat {
+        &self.heat
+    }
+
+    /// The file of the vectors.
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.values
+    }
+
+    /// Bytes of a vector.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.dimensions * size_of::<f32>()
     }
 
     /// The vectors, of the points that have one.

@@ -238,7 +238,7 @@ fn is_segment_file(name: &str) -> bool {
             .is_some_and(|number| !number.is_empty() && number.len() < 6 && number.bytes().all(|b| b.is_ascii_digit()))
     };
     ["ids", "payloads", "ends", "gone", "segment.json"].contains(&name)
-        || ["vectors-", "present-", "graph-"].into_iter().any(numbered)
+        || ["vectors-", "present-", "graph-", "ivf-"].into_iter().any(numbered)
 }
 
 /// Reads everything once.

@@ -18,9 +18,11 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::log::{Log, LogError};
 use super::open::OpenSegment;
+use super::recall::Recalls;
 use super::record;
 use super::segment::Segment;
 use super::view::{LATEST, Piece, Reading, View};
+use super::warm::Warmth;
 use super::writer::{Command, Frozen, Writer};
 use super::{builder::Builder, files};
 use crate::{CollectionConfig, VectorsError, Write};
@@ -50,6 +52,10 @@ pub(crate) struct Shared {
     pub(super) next: AtomicU64,
     /// The build under way, if any.
     pub(super) building: Mutex<Option<Arc<Progress>>>,
+    /// Queries that are measured.
+    pub(super) recalls: Recalls,
+    /// How much of what is found lies in memory that is kept.
+    pub(super) warmth: Warmth,
 }
 
 /// A space.
@@ -57,6 +63,7 @@ pub struct Space {
     pub(super) shared: Arc<Shared>,
     /// Nothing once the space is closed.
     commands: Mutex<Option<mpsc::UnboundedSender<Command>>>,
+    pub(super) builder: Builder,
     /// Writes that may wait for the writer.
     places: Arc<Semaphore>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -114,6 +121,7 @@ impl Space {
         Ok(Space {
             shared,
             commands: Mutex::new(Some(commands)),
+            builder: builder.clone(),
             places: Arc::new(Semaphore::new(QUEUE)),
             writer: Mutex::new(Some(writer)),
         })
@@ -215,6 +223,8 @@ fn recover(folder: &Path, builder: &Builder) -> io::Result<(Arc<Shared>, Writer)
         visible: AtomicU64::new(sequence),
         next: AtomicU64::new(manifest.next),
         building: Mutex::default(),
+        recalls: Recalls::default(),
+        warmth: Warmth::default(),
     });
     let writer = Writer::new(Arc::clone(&shared), manifest, open, log, sequence, builder.clone());
     Ok((shared, writer))

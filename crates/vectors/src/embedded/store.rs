@@ -102,6 +102,13 @@ impl Store {
         })
     }
 
+    /// Keeps so many bytes of vectors in memory from now on, those that are found most, of all collections together.
+    pub fn keep_warm(&self, bytes: usize) {
+        if let Some((builder, _)) = self.builder.lock().as_ref() {
+            builder.keep_warm(bytes);
+        }
+    }
+
     /// Makes the folder, if there is none yet.
     fn settle(&self) -> Result<(), VectorsError> {
         let mut lock = self.lock.lock();

@@ -266,6 +266,9 @@ impl Writer {
                 }
             }
         }
+        if config.vectors != view.config.vectors {
+            self.shared.recalls.forget();
+        }
         self.publish(Arc::new(config), view.pieces.clone());
         self.builder.look();
         Ok(())

@@ -1,0 +1,128 @@
+//! `halny vectors tune`: asks a running server how thoroughly a collection has to be searched, and has it use that.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::project::ProjectFile;
+
+/// The longest line of the server's answer.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Works on the collections of a running server.
+#[derive(Args)]
+pub(crate) struct VectorsArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find the quickest setting that finds enough of the nearest, and use it from now on
+    Tune(TuneArgs),
+}
+
+#[derive(Args)]
+struct TuneArgs {
+    /// The collection, or an alias of it
+    collection: String,
+
+    /// The share of the nearest that is to be found, above 0 and at most 1
+    #[arg(long, default_value_t = 0.99)]
+    recall: f64,
+
+    /// Which of its vectors, where they have names
+    #[arg(long, default_value = "")]
+    vector: String,
+
+    /// How many nearest a search wants
+    #[arg(long, default_value_t = 10)]
+    limit: usize,
+
+    /// Only say what was found, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// The project whose server is asked: a folder with a halny.toml, or the file itself
+    #[arg(long, short, default_value = ".")]
+    project: PathBuf,
+
+    /// The operator's address of the server, instead of the project file's
+    #[arg(long)]
+    admin_address: Option<String>,
+}
+
+pub(crate) fn run(args: VectorsArgs) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match args.verb {
+        Verb::Tune(args) => runtime.block_on(tune(args)),
+    }
+}
+
+async fn tune(args: TuneArgs) -> anyhow::Result<()> {
+    let address = match args.admin_address {
+        Some(address) => address,
+        None => ProjectFile::read(&args.project)?.check()?.project.server.admin_address,
+    };
+    let mut url = reqwest::Url::parse(&format!("http://{address}/"))
+        .with_context(|| format!("{address:?} is no address; write host:port"))?;
+    let path = ["halny", "v1", "collections", args.collection.as_str(), "tune"];
+    url.path_segments_mut().map_err(|()| anyhow::anyhow!("{address:?} is no address"))?.clear().extend(path);
+    let wanted = json!({
+        "recall": args.recall, "vector": args.vector, "limit": args.limit, "apply": !args.dry_run,
+    });
+    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?;
+    let answer = client.post(url).json(&wanted).send().await;
+    let answer = answer.with_context(|| format!("no server answers at {address}; start it with `halny serve`"))?;
+    if !answer.status().is_success() {
+        let refusal: Value = answer.json().await.unwrap_or_default();
+        bail!("{}", refusal["error"]["message"].as_str().unwrap_or("the server refused without saying why"));
+    }
+    show(&last_line(answer).await?, args.recall)
+}
+
+/// Shows how far the server has come, and gives its last line.
+async fn last_line(mut answer: reqwest::Response) -> anyhow::Result<Value> {
+    let bar = ProgressBar::new(1_000);
+    bar.set_style(ProgressStyle::with_template("{elapsed} {wide_bar} {percent} %")?);
+    let (mut rest, mut last) = (Vec::new(), Value::Null);
+    while let Some(piece) = answer.chunk().await? {
+        rest.extend_from_slice(&piece);
+        if rest.len() > LINE_BYTES_MAX {
+            bail!("the server's answer is no answer to this");
+        }
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            last = serde_json::from_slice(&line).context("the server's answer cannot be read")?;
+            if let Some(done) = last["done"].as_f64() {
+                bar.set_position((done * 1e3) as u64);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    if let Some(error) = last["error"].as_str() {
+        bail!("{error}");
+    }
+    Ok(last)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command-line program")]
+fn show(found: &Value, recall: f64) -> anyhow::Result<()> {
+    let trials = found["trials"].as_array().context("the server ended before it had an answer")?;
+    println!("{} queries of {}", found["queries"], found["queries_from"].as_str().unwrap_or("the server"));
+    println!("{:>6}  {:>8}  {:>8}", "ef", "recall", "ms");
+    for trial in trials {
+        let (share, took) = (trial["recall"].as_f64().unwrap_or(0.0), trial["query_ms"].as_f64().unwrap_or(0.0));
+        println!("{:>6}  {share:>8.4}  {took:>8.3}", trial["ef"]);
+    }
+    match (found["ef"].as_u64(), found["applied"].as_bool()) {
+        (Some(ef), Some(true)) => println!("ef {ef} is used from now on"),
+        (Some(ef), _) => println!("ef {ef} would do; nothing was changed"),
+        (None, _) => bail!("no setting found {recall} of the nearest; index with a greater `m` and `ef_construct`"),
+    }
+    Ok(())
+}
