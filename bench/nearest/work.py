@@ -164,7 +164,8 @@ def filtered(run: Run, name: str) -> list[_Json]:
                     run.lost(name, error)
                     return found
                 reached = recall(run.data.table, one.queries, told["ids"], right, one.passing)
-                rounds[exact].append({"params": {}, "recall": reached, "qps": len(one.queries) / told["took_s"]})
+                speeds = {"qps": len(one.queries) / told["took_s"], "per_cpu_s": len(one.queries) / told["cpu_s"]}
+                rounds[exact].append({"params": {}, "recall": reached, **speeds})
         planned, exact_scan = _median(rounds[False]), _median(rounds[True])
         found.append(
             {
@@ -174,12 +175,13 @@ def filtered(run: Run, name: str) -> list[_Json]:
                 "qps": planned["qps"],
                 "exact_qps": exact_scan["qps"],
                 "exact_recall": exact_scan["recall"],
-                "qps_vs_exact": statistics.median(
-                    plan["qps"] / scan["qps"] for plan, scan in zip(rounds[False], rounds[True])
+                # Of processor time: where the plan is to scan, both are the same work of the same thread.
+                "vs_exact": statistics.median(
+                    plan["per_cpu_s"] / scan["per_cpu_s"] for plan, scan in zip(rounds[False], rounds[True])
                 ),
             }
         )
-        faster = found[-1]["qps_vs_exact"]
+        faster = found[-1]["vs_exact"]
         say(f"{name}, {one.name}: recall {planned['recall']:.4f}, {faster:.2f} times as fast as a scan")
     return found
 

@@ -28,14 +28,15 @@ pub(crate) struct Ask {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Params {
     ef: Option<usize>,
+    nprobe: Option<usize>,
     oversampling: Option<f32>,
     exact: bool,
 }
 
 impl Params {
     pub(crate) fn search(self, query: Arc<[f32]>, limit: usize, filter: Option<Arc<Filter>>) -> Search {
-        let Params { ef, oversampling, exact } = self;
-        let params = SearchParams { ef, oversampling, exact };
+        let Params { ef, nprobe, oversampling, exact } = self;
+        let params = SearchParams { ef, nprobe, oversampling, exact };
         Search { vector: VECTOR.to_owned(), query, limit, filter, params, threshold: None }
     }
 }
