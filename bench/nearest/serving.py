@@ -12,7 +12,7 @@ from typing import Any
 from servers import Request, System
 
 from nearest.datasets import Dataset
-from nearest.systems import LIMIT, PRIORITY, SystemLost
+from nearest.systems import LIMIT, SystemLost
 
 _Json = dict[str, Any]
 _TIMEOUT_S = 120
@@ -46,7 +46,7 @@ class Served:
             # JSON strings are TOML strings.
             text = f'[server]\naddress = "127.0.0.1:{port}"\nadmin_address = "127.0.0.1:0"\n\n[vectors]\nfolder = '
             project.write_text(f"{text}{json.dumps(str(self._folder))}\n", encoding="utf-8")
-            return [*PRIORITY, str(self._binary), "serve", "--project", str(project)]
+            return [str(self._binary), "serve", "--project", str(project)]
 
         return System("halny-http", command, Request("", {}, lambda _: []), "/v2/health/ready")
 
@@ -75,7 +75,7 @@ class Served:
             "--warm-up": _WARM_UP_S,
         }
         flags = [str(part) for pair in options.items() for part in pair]
-        command = [*PRIORITY, str(self._binary), "bench", url, *flags, "--json"]
+        command = [str(self._binary), "bench", url, *flags, "--json"]
         try:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired as error:

@@ -25,8 +25,6 @@ _CLOSE_TIMEOUT_S = 120
 _LOG_TAIL_BYTES = 2_000
 
 LIMIT = 10
-#: A process that waits for a core behind strangers is slow, and their work would pass for its own. The same for all.
-PRIORITY = ("nice", "-n", "-10") if os.geteuid() == 0 else ()
 #: The same graph parameters and the same widths of search for everybody.
 GRAPH = {"m": 16, "ef_construct": 200}
 #: Of a row in a compact index, where no other says how many.
@@ -62,7 +60,7 @@ class Process:
         self.system = system
         self._log = log
         self._folder = tempfile.mkdtemp(prefix="halny-bench-peer-") if system.own_folder else None
-        command = [*PRIORITY, *system.command, *([self._folder] if self._folder else [])]
+        command = [*system.command, *([self._folder] if self._folder else [])]
         # One thread is one thread in the libraries below these libraries too.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **system.environment}
         with log.open("wb") as errors:

@@ -73,11 +73,7 @@ class Server:
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while True:
             try:
-                found = psycopg.connect(host=str(self._folder), user="bench", dbname="postgres", autocommit=True)
-                # A server may start at a lower priority than who starts it; what it forks has that of its parent.
-                for process in (self._process.pid, found.info.backend_pid) if self._as_root else ():
-                    os.setpriority(os.PRIO_PROCESS, process, os.getpriority(os.PRIO_PROCESS, 0))
-                return found
+                return psycopg.connect(host=str(self._folder), user="bench", dbname="postgres", autocommit=True)
             except psycopg.OperationalError:
                 if self._process.poll() is not None or time.monotonic() > deadline_s:
                     raise
