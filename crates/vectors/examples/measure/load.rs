@@ -37,6 +37,8 @@ pub(crate) async fn load(
         return Err(format!("there are {} rows and {} payloads", rows.len(), payloads.len()).into());
     }
     let store = Store::open(folder, threads)?;
+    // As the server does where its project says nothing.
+    store.keep_warm(halny_types::project::model::Vectors::default().warm.as_usize());
     let name = CollectionName::new("measured")?;
     store.create(name, config).await?;
     let space = store.get("measured")?.active();
