@@ -179,7 +179,7 @@ fn a_compact_index_takes_an_eighth_of_the_memory_and_comes_back_from_its_file() 
         while indexed(&space(&store)) == 0 {
             std::thread::yield_now();
         }
-        let status = space(&store).status().vectors["a"].clone();
+        let status = space(&store).status().vectors["a"];
         assert!(status.index_bytes > 0 && status.index_bytes * 8 <= status.vector_bytes, "{status:?}");
         let made = store.make_snapshot("c").await.unwrap();
         let path = store.snapshot_path("c", &made.name).unwrap();

@@ -15,6 +15,7 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::quantisation::{self, QuantisationForm};
 use super::reply::{respond, small};
 use super::space::{At, Chosen, collection, made_by, store};
 use crate::admission::Arrived;
@@ -85,16 +86,6 @@ struct HnswForm {
     inline_storage: Option<bool>,
 }
 
-/// How vectors are walked: in bytes, which is what `scalar` asks for.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct QuantisationForm {
-    scalar: Option<Value>,
-    product: Option<Value>,
-    binary: Option<Value>,
-    turbo: Option<Value>,
-}
-
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OptimisersForm {
@@ -146,7 +137,7 @@ impl Create {
         };
         if let Some(made) = &made {
             if vectors.is_empty() {
-                let tier = tier(&hnsw, &HnswForm::default(), quantisation.as_ref())?;
+                let tier = tier(made.dimensions, &hnsw, &HnswForm::default(), quantisation.as_ref())?;
                 let vector = VectorConfig { dimensions: made.dimensions, distance: Distance::Cosine, tier, ef: None };
                 vectors.insert(String::new(), vector);
             }
@@ -201,25 +192,21 @@ impl VectorForm {
         // Vectors are mapped from disk, and in memory as far as there is room.
         let _ = (self.on_disk, self.memory);
         let own = self.hnsw_config.unwrap_or_default();
-        let tier = tier(&own, hnsw, self.quantization_config.as_ref().or(quantisation))?;
+        let tier = tier(self.size, &own, hnsw, self.quantization_config.as_ref().or(quantisation))?;
         Ok(VectorConfig { dimensions: self.size, distance: self.distance.distance()?, tier, ef: None })
     }
 }
 
-fn tier(own: &HnswForm, common: &HnswForm, quantisation: Option<&QuantisationForm>) -> Result<Tier, VectorsError> {
+fn tier(
+    dimensions: usize,
+    own: &HnswForm,
+    common: &HnswForm,
+    quantisation: Option<&QuantisationForm>,
+) -> Result<Tier, VectorsError> {
     let _ = (own.full_scan_threshold, own.max_indexing_threads, own.on_disk, own.payload_m, own.inline_storage);
     let _ = &own.memory;
-    if let Some(quantisation) = quantisation {
-        if quantisation.binary.is_some() {
-            return Err(VectorsError::Unsupported("quantization_config.binary".to_owned()));
-        }
-        if quantisation.turbo.is_some() {
-            return Err(VectorsError::Unsupported("quantization_config.turbo".to_owned()));
-        }
-        if quantisation.product.is_some() {
-            return Err(VectorsError::Unsupported("quantization_config.product".to_owned()));
-        }
-        let _ = &quantisation.scalar;
+    if let Some(compact) = quantisation.map(|asked| asked.tier(dimensions)).transpose()?.flatten() {
+        return Ok(compact);
     }
     let m = own.m.or(common.m).unwrap_or(16);
     let ef_construct = own.ef_construct.or(common.ef_construct).unwrap_or(200);
@@ -325,9 +312,11 @@ impl Update {
 
 impl HnswForm {
     fn change(&self, tier: &mut Tier) {
-        let Tier::Fast { m, ef_construct, .. } = tier;
-        *m = self.m.unwrap_or(*m);
-        *ef_construct = self.ef_construct.unwrap_or(*ef_construct);
+        // Only a graph has them.
+        if let Tier::Fast { m, ef_construct, .. } = tier {
+            *m = self.m.unwrap_or(*m);
+            *ef_construct = self.ef_construct.unwrap_or(*ef_construct);
+        }
     }
 }
 
@@ -385,7 +374,6 @@ pub(super) async fn info(
 }
 
 fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[EmbeddingSpace]) -> Value {
-    let hnsw = |Tier::Fast { m, ef_construct, .. }: &Tier| json!({ "m": m, "ef_construct": ef_construct, "full_scan_threshold": 10_000 });
     let vector = |vector: &VectorConfig| {
         let distance = match vector.distance {
             Distance::Cosine => "Cosine",
@@ -393,9 +381,14 @@ fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[Embeddin
             Distance::Euclid => "Euclid",
         };
         let mut described = json!({ "size": vector.dimensions, "distance": distance });
-        if vector.tier != Tier::default() {
-            let Tier::Fast { m, ef_construct, .. } = &vector.tier;
-            described["hnsw_config"] = json!({ "m": m, "ef_construct": ef_construct });
+        match &vector.tier {
+            Tier::Fast { m, ef_construct, .. } if vector.tier != Tier::default() => {
+                described["hnsw_config"] = json!({ "m": m, "ef_construct": ef_construct });
+            }
+            Tier::Fast { .. } => {}
+            compact @ Tier::Compact { .. } => {
+                described["quantization_config"] = json!(quantisation::described(compact, vector.dimensions));
+            }
         }
         described
     };
@@ -403,7 +396,8 @@ fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[Embeddin
         Some(only) if config.vectors.len() == 1 => vector(only),
         _ => config.vectors.iter().map(|(name, config)| (name.clone(), vector(config))).collect(),
     };
-    let first = config.vectors.values().next().map_or_else(Tier::default, |vector| vector.tier.clone());
+    let first = config.vectors.values().next();
+    let quantised = first.and_then(|vector| quantisation::described(&vector.tier, vector.dimensions));
     let fields: serde_json::Map<String, Value> = config
         .fields
         .iter()
@@ -424,7 +418,8 @@ fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[Embeddin
         "config": {
             "params": { "vectors": vectors, "shard_number": 1, "replication_factor": 1,
                         "write_consistency_factor": 1, "on_disk_payload": true },
-            "hnsw_config": hnsw(&first),
+            "hnsw_config": hnsw(first.map(|vector| &vector.tier)),
+            "quantization_config": quantised,
             "optimizer_config": {
                 "default_segment_number": 0,
                 "flush_interval_sec": 0,
@@ -440,6 +435,15 @@ fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[Embeddin
         "index_bytes": status.vectors.values().map(|vector| vector.index_bytes).sum::<usize>(),
         "vector_bytes": status.vectors.values().map(|vector| vector.vector_bytes).sum::<usize>(),
     })
+}
+
+/// A graph's settings; those that one would have where there is none.
+fn hnsw(tier: Option<&Tier>) -> Value {
+    let (m, ef_construct) = match tier {
+        Some(Tier::Fast { m, ef_construct, .. }) => (*m, *ef_construct),
+        _ => (16, 200),
+    };
+    json!({ "m": m, "ef_construct": ef_construct, "full_scan_threshold": 10_000 })
 }
 
 #[derive(Debug, Deserialize)]

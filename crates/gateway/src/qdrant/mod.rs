@@ -7,6 +7,7 @@
 mod collections;
 mod fields;
 mod points;
+mod quantisation;
 mod query;
 mod read;
 mod reply;

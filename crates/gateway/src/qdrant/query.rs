@@ -63,6 +63,8 @@ enum OneOrMany<T> {
 #[serde(deny_unknown_fields)]
 struct ParamsForm {
     hnsw_ef: Option<usize>,
+    /// Halny's own: lists of the compact tier that are looked through.
+    nprobe: Option<usize>,
     exact: Option<bool>,
     quantization: Option<QuantisationForm>,
     indexed_only: Option<bool>,
@@ -277,7 +279,8 @@ impl ParamsForm {
         if oversampling.is_some_and(|times| !(1.0..=100.0).contains(&times)) {
             return Err(VectorsError::Invalid("`oversampling` may be 1 to 100".to_owned()));
         }
-        Ok(SearchParams { ef: within("hnsw_ef", self.hnsw_ef)?, oversampling, exact: self.exact.unwrap_or(false) })
+        let (ef, nprobe) = (within("hnsw_ef", self.hnsw_ef)?, within("nprobe", self.nprobe)?);
+        Ok(SearchParams { ef, nprobe, oversampling, exact: self.exact.unwrap_or(false) })
     }
 }
 
