@@ -99,6 +99,10 @@ class Process:
             command["filter"] = filter
         return self.ask(_ASK_TIMEOUT_S, **command)
 
+    def kill(self) -> None:
+        """Ends it at once; one that has started a server stops that first."""
+        self._process.terminate()
+
     def close(self) -> None:
         """Lets it end, and waits."""
         assert self._process.stdin and self._process.stdout
@@ -132,6 +136,10 @@ def running(system: System, scratch: Path) -> Iterator[Process]:
     process = Process(system, scratch / f"{system.name}.log")
     try:
         yield process
+    except BaseException:
+        # Nobody waits for what it is at.
+        process.kill()
+        raise
     finally:
         process.close()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -189,6 +190,8 @@ def _installed() -> Path:
 
 if __name__ == "__main__":
     psycopg.adapters.register_dumper(_Vector, _Dumper)
+    # So that the server is stopped on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
     running = Server(Path(sys.argv[1]))
     try:
         process = Process(running)

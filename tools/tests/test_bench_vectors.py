@@ -220,6 +220,15 @@ def test_a_process_answers_line_by_line_and_says_why_it_does_not(tmp_path: Path)
             process.ask(do="this")
 
 
+def test_a_run_that_is_broken_off_does_not_wait_for_its_processes(tmp_path: Path) -> None:
+    deaf = "import time\nwhile True: time.sleep(60)"
+    system = System("deaf", "graph", (sys.executable, "-c", deaf), {}, ())
+    with pytest.raises(KeyboardInterrupt), running(system, tmp_path) as process:
+        raise KeyboardInterrupt
+    # It did not end with its input, and was waited for.
+    assert process.resident_bytes() is None
+
+
 def test_a_process_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
     system = System("mute", "graph", (sys.executable, "-c", "import sys; sys.stdin.read()"), {}, ())
     with running(system, tmp_path) as process, pytest.raises(SystemLost, match="no answer within"):
