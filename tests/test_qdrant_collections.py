@@ -85,6 +85,38 @@ def test_settings_of_a_graph_are_kept_and_changed(pair: Pair) -> None:
     assert (config.m, config.ef_construct) == (24, 150)
 
 
+@pytest.mark.parametrize("asked, told", [("x4", "x8"), ("x8", "x8"), ("x16", "x16"), ("x32", "x32"), ("x64", "x64")])
+def test_product_quantisation_is_told_as_it_was_asked_for(pair: Pair, asked: str, told: str) -> None:
+    """`x4` takes as little as `x8`: found vectors are compared at full precision whatever was asked for."""
+    product = models.ProductQuantizationConfig(compression=models.CompressionRatio(asked), always_ram=True)
+    params = models.VectorParams(size=64, distance=models.Distance.COSINE)
+    name = pair.collection(params, quantization_config=models.ProductQuantization(product=product))
+    config = pair.tested.get_collection(name).config
+    assert isinstance(config.quantization_config, models.ProductQuantization)
+    assert config.quantization_config.product.compression == told
+    own = config.params.vectors
+    assert isinstance(own, models.VectorParams) and isinstance(own.quantization_config, models.ProductQuantization)
+
+
+def test_a_vector_with_product_quantisation_of_its_own_finds_what_the_others_find(pair: Pair) -> None:
+    product = models.ProductQuantizationConfig(compression=models.CompressionRatio.X16)
+    vectors = {
+        name: params.model_copy(update={"quantization_config": models.ProductQuantization(product=product)})
+        for name, params in qdrant_points.named_vectors().items()
+    }
+    name = pair.collection(vectors, qdrant_points.named_points(30))
+    for using, params in vectors.items():
+        thorough = models.SearchParams(quantization=models.QuantizationSearchParams(oversampling=4.0))
+        pair.same(
+            lambda client, using=using, size=params.size: [
+                point.id
+                for point in client.query_points(
+                    name, query=[1.0] * size, using=using, limit=5, search_params=thorough
+                ).points
+            ]
+        )
+
+
 def test_collections_are_listed_until_they_are_deleted(pair: Pair) -> None:
     first, second = pair.collection(SMALL), pair.collection(SMALL)
 

@@ -149,5 +149,6 @@ impl Ivf {
     }
 }
 
-/// Lists that are looked through, for each in the square root of their number.
-const NPROBE_PER_ROOT: f64 = 3.0;
+/// Lists that are looked through, for each in the square root of their number. 221 of 1,950 then, which found 96.7 %
+/// of the ten nearest among 62,666 sentence embeddings; 3 found 94.9 %, 6 found 97.2 %.
+const NPROBE_PER_ROOT: f64 = 5.0;

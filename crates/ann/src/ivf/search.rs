@@ -178,17 +178,23 @@ impl Looking<'_> {
         }
     }
 
-    /// Looks through a list, to whose sums `bias` is added.
-    fn scan(&mut self, list: u32, bias: f32, tables: &Tables, sums: &mut Vec<u16>, kept: &mut Kept) {
+    /// The entries of a list, and the blocks that they are in.
+    fn codes_of(&self, list: u32) -> (Range<usize>, &[u8]) {
         let (sizes, sections) = (&self.ivf.sizes, &self.ivf.sections);
         let entries = span(self.ivf.words(&sections.list_starts), list);
         let blocks = entries.start / LANES..entries.end.div_ceil(LANES);
         let bytes = block_bytes(sizes.parts);
-        let codes = self.ivf.section(&sections.blocks);
-        self.add_up(codes.get(blocks.start * bytes..blocks.end * bytes).unwrap_or_default(), tables, sums);
-        let before = entries.start - blocks.start * LANES;
+        let codes = self.ivf.section(&sections.blocks).get(blocks.start * bytes..blocks.end * bytes);
+        (entries, codes.unwrap_or_default())
+    }
+
+    /// Looks through a list, to whose sums `bias` is added.
+    fn scan(&mut self, list: u32, bias: f32, tables: &Tables, sums: &mut Vec<u16>, kept: &mut Kept) {
+        let (entries, codes) = self.codes_of(list);
+        self.add_up(codes, tables, sums);
+        let before = entries.start % LANES;
         let sums = sums.get(before..before + entries.len()).unwrap_or_default();
-        let terms = self.ivf.floats(&sections.terms).get(entries.clone()).unwrap_or_default();
+        let terms = self.ivf.floats(&self.ivf.sections.terms).get(entries.clone()).unwrap_or_default();
         if terms.is_empty() {
             let mut entry = entries.start as u32;
             for sums in sums.chunks(LANES) {
