@@ -16,9 +16,9 @@ use crate::{Measured, Outcome, VECTOR};
 /// Points of one write.
 const BATCH: usize = 500;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The builder merges once more after two seconds without a write; when nothing has changed for so
-/// long, nothing will.
-const QUIET: Duration = Duration::from_secs(4);
+/// The builder merges once more after two seconds without a write, later where others have the
+/// processors; when nothing has changed for so long, nothing will.
+const QUIET: Duration = Duration::from_secs(10);
 
 pub(crate) async fn load(
     folder: &Path,
