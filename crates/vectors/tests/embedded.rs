@@ -146,10 +146,10 @@ fn segments_are_sealed_indexed_and_merged_behind_the_writes() {
     }
 }
 
-/// Points with vectors `a` in clusters, 64 dimensions each.
+/// Points with vectors `a` in clusters, 128 dimensions each.
 fn wide(count: u64) -> Vec<Point> {
     let vector =
-        |number: u64| (0..64).map(|at| ((number % 40) * 7 + at * at) as f32 % 11.0 + wave(number, at)).collect();
+        |number: u64| (0..128).map(|at| ((number % 40) * 7 + at * at) as f32 % 11.0 + wave(number, at)).collect();
     let point = |number| Point {
         id: PointId::Number(number),
         vectors: [("a".to_owned(), vector(number))].into(),
@@ -167,7 +167,7 @@ fn a_compact_index_takes_an_eighth_of_the_memory_and_comes_back_from_its_file() 
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let name = CollectionName::new("c").unwrap();
-        let vector = VectorConfig { dimensions: 64, distance: Distance::Euclid, tier: COMPACT, ef: None };
+        let vector = VectorConfig { dimensions: 128, distance: Distance::Euclid, tier: COMPACT, ef: None };
         let segmenting = Segmenting { index_from_points: 2_000, ..Segmenting::default() };
         let vectors = [("a".to_owned(), vector)].into();
         let config = CollectionConfig { vectors, segmenting, ..CollectionConfig::default() };
