@@ -34,10 +34,10 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup models build demo test check-fmt lint test-rust test-tools test-e2e deny bench-embed bench-llm fmt clean
+.PHONY: help setup models build demo test check-fmt lint test-rust test-tools test-e2e deny bench-embed bench-llm bench-vectors fmt clean
 
 help: ## List these commands (CUDA=1 with any of them: language models on NVIDIA's GPUs too)
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is missing: build tools, a Python environment, ONNX Runtime
 	@$(SETUP) system graphs runtime $(CUDA_STEP)
@@ -84,6 +84,11 @@ bench-embed: setup models build ## Embeddings against a bare ONNX Runtime loop, 
 bench-llm: setup models build ## Language models against llama.cpp's own server of the same release (builds it first: half an hour, once)
 	@$(SETUP) tests llama-server
 	@$(PYTHON) bench/llm.py --binary $(CARGO_TARGET_DIR)/release/halny --peer $(HALNY_CACHE)/peers/llama-server-11434/bin/llama-server $(if $(KEEP),--keep $(KEEP))
+
+bench-vectors: setup models build ## Collections of vectors against hnswlib, usearch, faiss and pgvector (LARGE=1: on WordNet too; QUICK=1; KEEP=name)
+	@$(SETUP) vector-peers $(if $(LARGE),glosses)
+	cargo build --locked --release --package halny-vectors --example measure
+	@$(PYTHON) bench/vectors.py --binary $(CARGO_TARGET_DIR)/release/halny --measure $(CARGO_TARGET_DIR)/release/examples/measure $(if $(LARGE),--large) $(if $(QUICK),--quick) $(if $(KEEP),--keep $(KEEP))
 
 fmt: ## Format the Rust code
 	cargo fmt --all

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from corpus import ensure_corpus
 from cuda import ensure_cuda
 from environment import ensure_group
+from glosses import ensure_glosses
 from llama_server import ensure_llama_server
 from models import ensure_models
 from node import ensure_node
@@ -20,6 +21,7 @@ from places import SetupError, cache_lock, fail
 from postgres import ensure_postgres
 from runtime import ensure_runtime
 from system import ensure_build_tools, ensure_chromium, ensure_nextest
+from vector_peers import ensure_vector_peers
 
 
 def _group(name: str) -> Callable[[], None]:
@@ -34,6 +36,8 @@ STEPS: dict[str, Callable[[], None]] = {
     "runtime": ensure_runtime,
     "models": ensure_models,
     "corpus": ensure_corpus,
+    "glosses": ensure_glosses,
+    "vector-peers": ensure_vector_peers,
     "nextest": ensure_nextest,
     "chromium": ensure_chromium,
     "node": ensure_node,

@@ -17,7 +17,8 @@ from places import REQUIREMENTS, VENV, VENV_PYTHON, SetupError, replace_text, sa
 from system import apt_install
 
 _OLDEST = (3, 11)
-_LOCKED = ["--require-hashes", "--only-binary", ":all:"]
+#: How pip installs: what the lock file names and nothing else, and without running what it brings.
+LOCKED = ["--require-hashes", "--only-binary", ":all:"]
 
 
 def ensure_group(group: str) -> None:
@@ -28,14 +29,14 @@ def ensure_group(group: str) -> None:
     if stamp.is_file() and stamp.read_text() == digest:
         return
     say(f"installing Python packages: {group}")
-    pip(VENV_PYTHON, "install", *_LOCKED, "--requirement", str(lock))
+    pip(VENV_PYTHON, "install", *LOCKED, "--requirement", str(lock))
     replace_text(stamp, digest)
 
 
 def install_into(folder: Path, lock: Path) -> None:
     """Installs the packages of a lock file into a folder apart from the environment."""
     ensure_venv()
-    pip(VENV_PYTHON, "install", *_LOCKED, "--no-deps", "--target", str(folder), "--requirement", str(lock))
+    pip(VENV_PYTHON, "install", *LOCKED, "--no-deps", "--target", str(folder), "--requirement", str(lock))
 
 
 def download_wheels(group: str, packages: set[str], folder: Path) -> dict[str, Path]:
@@ -43,7 +44,7 @@ def download_wheels(group: str, packages: set[str], folder: Path) -> dict[str, P
     ensure_venv()
     chosen = folder / f"{group}.txt"
     chosen.write_text(locked(REQUIREMENTS / f"{group}.txt", packages), encoding="utf-8")
-    pip(VENV_PYTHON, "download", *_LOCKED, "--no-deps", "--requirement", str(chosen), "--dest", str(folder))
+    pip(VENV_PYTHON, "download", *LOCKED, "--no-deps", "--requirement", str(chosen), "--dest", str(folder))
     wheels = {path.name.partition("-")[0].lower(): path for path in folder.glob("*.whl")}
     return {package: wheels[package.replace("-", "_")] for package in packages}
 
@@ -83,7 +84,7 @@ def _with_pip_from_outside() -> bool:
         return False
     lock = str(REQUIREMENTS / "pip.txt")
     outside = [sys.executable, "-m", "pip", "--python", str(VENV_PYTHON)]
-    return _quiet(*outside, "install", *_LOCKED, "--requirement", lock)
+    return _quiet(*outside, "install", *LOCKED, "--requirement", lock)
 
 
 def _with_debian_package() -> bool:

@@ -46,7 +46,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, requires = "template")]
     path: Option<String>,
 
-    /// A JSON body with "{text}" inside a string, or the string "{texts}" for the list; @FILE reads it
+    /// A JSON body with "{text}" inside a string, the string "{texts}" for the list, or the string "{json}" for a
+    /// text that is JSON; @FILE reads it
     #[arg(long, requires = "path")]
     template: Option<String>,
 

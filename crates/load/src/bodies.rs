@@ -28,7 +28,7 @@ pub(crate) fn prepare(options: &Options) -> Result<Vec<Body>, LoadError> {
         batch.clear();
         let first = request * size;
         batch.extend((first..first + size).map(|index| texts[index % texts.len()].as_str()));
-        let body = encoder.encode(&batch);
+        let body = encoder.encode(&batch)?;
         bytes += body.bytes.len();
         if bytes > limits::BODY_BYTES_MAX {
             return Err(LoadError::refused(
@@ -61,8 +61,8 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    fn encode(&self, texts: &[&str]) -> Body {
-        match self {
+    fn encode(&self, texts: &[&str]) -> Result<Body, LoadError> {
+        Ok(match self {
             Self::OpenAi { model, dimensions, base64 } => {
                 let input = match texts {
                     [text] => json!(text),
@@ -87,8 +87,8 @@ impl<'a> Encoder<'a> {
                     plain(&json!({ "inputs": [tensor] }))
                 }
             }
-            Self::Template(template) => plain(&template.fill(texts)),
-        }
+            Self::Template(template) => plain(&template.fill(texts)?),
+        })
     }
 }
 

@@ -67,7 +67,8 @@ pub enum Api {
         /// The path, with its query if any.
         path: String,
         /// A JSON document. `{text}` inside a string of it stands for the text; a string that is
-        /// exactly `{texts}` stands for the list of the request's texts.
+        /// exactly `{texts}` stands for the list of the request's texts, and one that is exactly
+        /// `{json}` for the text as the JSON value that it is.
         template: String,
     },
 }

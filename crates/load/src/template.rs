@@ -1,7 +1,8 @@
 //! Request bodies of any JSON shape, from a template with placeholders.
 //!
 //! The template is parsed as JSON first and filled afterwards, value by value: a text cannot leave
-//! the string it was put in, whatever characters it holds.
+//! the string it was put in, whatever characters it holds. A text that is JSON itself, a vector for
+//! instance, takes the place of the string `{json}` as the value that it is.
 
 use serde_json::Value;
 
@@ -9,8 +10,9 @@ use crate::{LoadError, options::limits};
 
 const TEXT: &str = "{text}";
 const TEXTS: &str = "{texts}";
+const JSON: &str = "{json}";
 
-/// A JSON document with `{text}` inside strings, or strings that are exactly `{texts}`.
+/// A JSON document with `{text}` inside strings, or strings that are exactly `{texts}` or `{json}`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Template(Value);
 
@@ -33,10 +35,10 @@ impl Template {
         let (single, list) = placeholders(&self.0);
         let reason = match (single, list) {
             (false, false) => {
-                "it holds no placeholder: put {text} inside a string, or the string \"{texts}\" where a list belongs"
+                "it holds no placeholder: put {text} inside a string, or the string \"{texts}\" where a list belongs, or the string \"{json}\" where texts are JSON"
             }
             (true, _) if texts_per_request > 1 => {
-                "{text} stands for one text, and more than one text a request was asked for: use the string \"{texts}\", which stands for the list"
+                "{text} and {json} stand for one text, and more than one text a request was asked for: use the string \"{texts}\", which stands for the list"
             }
             _ => return Ok(()),
         };
@@ -44,8 +46,13 @@ impl Template {
     }
 
     /// The document with `texts` in the places of the placeholders.
-    pub(crate) fn fill(&self, texts: &[&str]) -> Value {
-        fill(&self.0, texts)
+    ///
+    /// # Errors
+    /// When a text that takes the place of `{json}` is not JSON.
+    pub(crate) fn fill(&self, texts: &[&str]) -> Result<Value, LoadError> {
+        fill(&self.0, texts).map_err(|error| LoadError::Template {
+            reason: format!("it holds {{json}}, and a text is not JSON ({error}); write one JSON value a line"),
+        })
     }
 }
 
@@ -55,21 +62,26 @@ fn placeholders(value: &Value) -> (bool, bool) {
     };
     match value {
         Value::String(text) if text == TEXTS => (false, true),
-        Value::String(text) => (text.contains(TEXT), false),
+        Value::String(text) => (text == JSON || text.contains(TEXT), false),
         Value::Array(values) => values.iter().map(placeholders).fold((false, false), both),
         Value::Object(values) => values.values().map(placeholders).fold((false, false), both),
         _ => (false, false),
     }
 }
 
-fn fill(value: &Value, texts: &[&str]) -> Value {
-    match value {
+fn fill(value: &Value, texts: &[&str]) -> serde_json::Result<Value> {
+    let first = texts.first().copied().unwrap_or_default();
+    Ok(match value {
         Value::String(text) if text == TEXTS => texts.iter().copied().collect(),
-        Value::String(text) => Value::String(text.replace(TEXT, texts.first().copied().unwrap_or_default())),
-        Value::Array(values) => values.iter().map(|value| fill(value, texts)).collect(),
-        Value::Object(values) => values.iter().map(|(key, value)| (key.clone(), fill(value, texts))).collect(),
+        Value::String(text) if text == JSON => serde_json::from_str(first)?,
+        Value::String(text) => Value::String(text.replace(TEXT, first)),
+        Value::Array(values) => values.iter().map(|value| fill(value, texts)).collect::<serde_json::Result<_>>()?,
+        Value::Object(values) => {
+            let filled = values.iter().map(|(key, value)| Ok((key.clone(), fill(value, texts)?)));
+            Value::Object(filled.collect::<serde_json::Result<_>>()?)
+        }
         other => other.clone(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -83,7 +95,7 @@ mod tests {
         #[test]
         fn a_text_comes_back_whole_from_the_string_it_was_put_in(text in any::<String>()) {
             let template = Template::parse(r#"{"a": [{"q": "query: {text}"}], "n": 3}"#).unwrap();
-            let body = serde_json::to_string(&template.fill(&[&text])).unwrap();
+            let body = serde_json::to_string(&template.fill(&[&text]).unwrap()).unwrap();
             let parsed: Value = serde_json::from_str(&body).unwrap();
             prop_assert_eq!(&parsed["a"][0]["q"], &Value::String(format!("query: {text}")));
             prop_assert_eq!(&parsed["n"], &Value::from(3));
@@ -94,10 +106,19 @@ mod tests {
         fn a_list_of_texts_comes_back_in_order(texts in prop::collection::vec(any::<String>(), 1..8)) {
             let template = Template::parse(r#"{"inputs": "{texts}"}"#).unwrap();
             let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let body = serde_json::to_string(&template.fill(&borrowed)).unwrap();
+            let body = serde_json::to_string(&template.fill(&borrowed).unwrap()).unwrap();
             let parsed: Value = serde_json::from_str(&body).unwrap();
             prop_assert_eq!(&parsed["inputs"], &Value::from(texts));
         }
+    }
+
+    #[test]
+    fn a_text_that_is_json_comes_in_as_the_value_that_it_is() {
+        let template = Template::parse(r#"{"query": "{json}", "limit": 10}"#).unwrap();
+        assert!(template.check(1).is_ok() && template.check(2).is_err());
+        let filled = template.fill(&["[0.5, -1e-3]"]).unwrap();
+        assert_eq!(filled, serde_json::json!({"query": [0.5, -1e-3], "limit": 10}));
+        assert!(template.fill(&["[0.5"]).unwrap_err().to_string().contains("one JSON value a line"));
     }
 
     #[test]
