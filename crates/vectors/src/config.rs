@@ -165,6 +165,11 @@ pub struct VectorConfig {
 /// The most candidates that a search may keep.
 pub const EF_MAX: usize = 1_000_000;
 
+/// The most points in a segment in memory: all of them are looked at by every search.
+const OPEN_POINTS_MAX: usize = 1_000_000;
+/// The most points of a segment: a row is 32 bits.
+const MERGED_POINTS_MAX: usize = u32::MAX as usize;
+
 /// When and how segments are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -247,6 +252,20 @@ impl CollectionConfig {
                 ));
             }
             vector.check(name)?;
+        }
+        self.segmenting.check()
+    }
+}
+
+impl Segmenting {
+    fn check(self) -> Result<(), VectorsError> {
+        for (what, is, most) in [
+            ("`open_points`", self.open_points, OPEN_POINTS_MAX),
+            ("`merged_points_max`", self.merged_points_max, MERGED_POINTS_MAX),
+        ] {
+            if !(1..=most).contains(&is) {
+                return Err(VectorsError::Config(format!("{what} is {is}, it may be 1 to {most}")));
+            }
         }
         Ok(())
     }

@@ -8,8 +8,8 @@ use halny_payload::PointId;
 use halny_types::CollectionName;
 use halny_vectors::embedded::{Space, Store};
 use halny_vectors::{
-    CollectionConfig, Distance, EmbeddingSpace, Payload, Point, Scroll, Search, SearchParams, Segmenting, Select, Tier,
-    VectorConfig, VectorsError, Write,
+    AliasChange, CollectionConfig, Distance, EmbeddingSpace, Payload, Point, Scroll, Search, SearchParams, Segmenting,
+    Select, Tier, VectorConfig, VectorsError, Write,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -25,7 +25,7 @@ enum Step {
     Restart,
     /// Makes an index of the payload's field `n`, or removes it.
     Index(bool),
-    /// Lets everything be sealed, and keeps and restores it.
+    /// Makes a snapshot and restores it.
     Snapshot,
 }
 
@@ -255,6 +255,89 @@ fn what_is_seen_is_of_one_moment_while_points_are_written_again_and_again() {
     });
 }
 
+#[test]
+fn a_snapshot_has_every_point_though_all_are_changed_while_it_is_made() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
+        let space = space(&store);
+        let mut round = 0;
+        let mut again = async || {
+            let mut points = numbered(0..40);
+            points
+                .iter_mut()
+                .for_each(|point| drop(Arc::make_mut(&mut point.payload).insert("round".to_owned(), json!(round))));
+            space.write(vec![Write::Upsert(points)], true).await.unwrap();
+            round += 1;
+            round
+        };
+        for _ in 0..8 {
+            let written = again().await;
+            let mut making = std::pin::pin!(store.make_snapshot("c"));
+            let made = loop {
+                if let std::task::Poll::Ready(made) = futures::poll!(&mut making) {
+                    break made.unwrap();
+                }
+                again().await;
+            };
+            let path = store.snapshot_path("c", &made.name).unwrap();
+            store.restore(CollectionName::new("copy").unwrap(), &path, None).await.unwrap();
+            let copy = model::held(&store.get("copy").unwrap().active());
+            assert_eq!(copy.len(), 40, "points are missing");
+            let rounds: std::collections::BTreeSet<u64> =
+                copy.values().map(|point| point.payload["round"].as_u64().unwrap()).collect();
+            assert!(rounds.len() == 1 && rounds.first() >= Some(&(written - 1)), "{rounds:?} after {written}");
+        }
+        store.close();
+    });
+}
+
+#[test]
+fn vectors_that_one_write_sets_for_one_id_in_two_places_are_both_set() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
+        let (space, id) = (space(&store), PointId::Number(1));
+        space.write(vec![Write::Upsert(numbered(1..2))], true).await.unwrap();
+        let named = |name: &str, value| (id, [(name.to_owned(), vec![value; DIMENSIONS])].into());
+        let updates = vec![named("a", 2.0), named("b", 3.0), named("b", 4.0)];
+        space.write(vec![Write::UpdateVectors(updates)], true).await.unwrap();
+        assert_eq!(space.vector_of(&id, "a").unwrap(), [2.0; DIMENSIONS]);
+        assert_eq!(space.vector_of(&id, "b").unwrap(), [4.0; DIMENSIONS]);
+        store.close();
+    });
+}
+
+#[test]
+fn a_snapshot_is_read_once_for_its_checksum_and_again_only_when_that_is_lost() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
+        let made = store.make_snapshot("c").await.unwrap();
+        let path = store.snapshot_path("c", &made.name).unwrap();
+        let beside = path.with_file_name(format!("{}.sha256", made.name));
+        assert_eq!(std::fs::read_to_string(&beside).unwrap(), made.checksum);
+        // Of the file itself nothing is read any more.
+        let kept = "0123456789abcdef".repeat(4);
+        std::fs::write(&beside, &kept).unwrap();
+        assert_eq!(store.snapshots("c").unwrap()[0].checksum, kept);
+        for lost in [None, Some("half of a checks")] {
+            match lost {
+                None => std::fs::remove_file(&beside).unwrap(),
+                Some(text) => std::fs::write(&beside, text).unwrap(),
+            }
+            assert_eq!(store.snapshots("c").unwrap(), std::slice::from_ref(&made));
+            assert_eq!(std::fs::read_to_string(&beside).unwrap(), made.checksum);
+        }
+        store.delete_snapshot("c", &made.name).unwrap();
+        assert!(!beside.exists() && store.snapshots("c").unwrap().is_empty());
+        store.close();
+    });
+}
+
 fn made_by(version: &str) -> EmbeddingSpace {
     EmbeddingSpace {
         model: "m".to_owned(),
@@ -288,6 +371,79 @@ fn spaces_live_side_by_side_and_are_switched_at_once() {
         let store = open(folder.path());
         assert_eq!(store.get("c").unwrap().spaces().len(), 1);
         assert_eq!(space(&store).count(None), 3);
+        store.close();
+    });
+}
+
+#[test]
+fn a_snapshot_takes_the_place_of_every_space_of_its_model_version() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let of = |version| CollectionConfig { space: Some(made_by(version)), ..config() };
+        let name = CollectionName::new("c").unwrap();
+        store.create(name.clone(), &of("2")).await.unwrap();
+        space(&store).write(vec![Write::Upsert(numbered(0..5))], true).await.unwrap();
+        let made = store.make_snapshot("c").await.unwrap();
+        let path = store.snapshot_path("c", &made.name).unwrap();
+        // The first version is asked, and another space of the second stands beside it.
+        let collection = store.get("c").unwrap();
+        collection.add(of("1")).await.unwrap();
+        collection.activate(&made_by("1")).await.unwrap();
+        store.restore(name, &path, None).await.unwrap();
+        assert_eq!(collection.spaces().len(), 1);
+        assert_eq!(collection.space_of(&made_by("2")).unwrap().count(None), 5);
+        assert_eq!(collection.active().count(None), 5);
+        store.close();
+        drop((collection, store));
+        let store = open(folder.path());
+        assert_eq!((store.get("c").unwrap().spaces().len(), space(&store).count(None)), (1, 5));
+        store.close();
+    });
+}
+
+#[test]
+fn a_change_that_comes_after_the_end_is_refused_and_leaves_the_catalog_as_it_is() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(folder.path());
+        let name = |name| CollectionName::new(name).unwrap();
+        store.create(name("c"), &config()).await.unwrap();
+        space(&store).write(vec![Write::Upsert(numbered(0..5))], true).await.unwrap();
+        let made = store.make_snapshot("c").await.unwrap();
+        let path = store.snapshot_path("c", &made.name).unwrap();
+        let before = std::fs::read(folder.path().join("catalog.json")).unwrap();
+        store.close();
+        assert!(matches!(store.create(name("d"), &config()).await, Err(VectorsError::Closed)));
+        assert!(matches!(store.restore(name("d"), &path, None).await, Err(VectorsError::Closed)));
+        let alias = AliasChange::Create { alias: name("e"), collection: name("c") };
+        assert!(matches!(store.change_aliases(vec![alias]).await, Err(VectorsError::Closed)));
+        assert!(matches!(store.delete("c").await, Err(VectorsError::Closed)));
+        assert_eq!(std::fs::read(folder.path().join("catalog.json")).unwrap(), before);
+        drop(store);
+        let store = open(folder.path());
+        assert_eq!(space(&store).count(None), 5);
+        store.close();
+    });
+}
+
+#[test]
+fn without_its_catalog_a_folder_is_refused_and_stays_as_it_is() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("deep").join("vectors");
+        let store = open(&root);
+        store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
+        space(&store).write(vec![Write::Upsert(numbered(0..5))], true).await.unwrap();
+        store.close();
+        drop(store);
+        let (catalog, aside) = (root.join("catalog.json"), folder.path().join("aside"));
+        std::fs::rename(&catalog, &aside).unwrap();
+        let refused = Store::open(&root, 1).map(drop);
+        assert!(matches!(&refused, Err(VectorsError::Config(text)) if text.contains("backup")), "{refused:?}");
+        std::fs::rename(&aside, &catalog).unwrap();
+        let store = open(&root);
+        assert_eq!(space(&store).count(None), 5);
         store.close();
     });
 }

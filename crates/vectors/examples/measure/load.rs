@@ -38,7 +38,7 @@ pub(crate) async fn load(
     }
     let store = Store::open(folder, threads)?;
     // As the server does where its project says nothing.
-    store.keep_warm(halny_types::project::model::Vectors::default().warm.as_usize());
+    store.keep_warm(halny_types::project::Vectors::default().warm.as_usize());
     let name = CollectionName::new("measured")?;
     store.create(name, config).await?;
     let space = store.get("measured")?.active();

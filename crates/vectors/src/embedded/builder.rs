@@ -1,5 +1,8 @@
-//! The thread that builds in the background, one for all collections: it seals open segments, builds
-//! indexes, and merges small segments, while searches and writes go on.
+//! The threads that build in the background, two for all collections: one seals open segments, the other
+//! builds indexes and merges small segments, while searches and writes go on.
+//!
+//! Sealing is one of its own: it takes as long as writing some megabytes does, and a writer waits for it before
+//! long, while an index of millions takes minutes.
 //!
 //! Every segment costs a search about the same, however small, so few large ones are wanted; but
 //! merging builds an index anew. The rule: *segments are merged when four of about the same size
@@ -21,8 +24,8 @@ use super::open::OpenSegment;
 use super::segment::{self, Entry, Segment};
 use super::space::{Shared, segment_path};
 use super::view::{LATEST, Piece, View};
-use super::warm;
 use super::writer::Command;
+use super::{faults, files, warm};
 use crate::CollectionConfig;
 
 /// After so long without a word from any writer, the collections count as idle.
@@ -40,10 +43,13 @@ const DEAD_SHARE: usize = 5;
 #[derive(Clone)]
 pub(crate) struct Builder {
     calls: Sender<Call>,
+    /// The same for the thread that seals.
+    seals: Sender<Call>,
     /// Bytes of vectors that are kept in memory, of all collections together.
     warm_bytes: Arc<AtomicUsize>,
 }
 
+#[derive(Clone)]
 enum Call {
     Look,
     /// A query waits to be measured.
@@ -70,9 +76,8 @@ struct Client {
     commands: mpsc::WeakUnboundedSender<Command>,
 }
 
-/// What is to be done for a collection.
+/// What is to be done for a collection beside sealing.
 enum Work {
-    Seal(Arc<OpenSegment>),
     Index(Arc<Segment>, String),
     Merge(Vec<Arc<Segment>>),
 }
@@ -84,17 +89,26 @@ enum BuildError {
     Io(#[from] io::Error),
     #[error(transparent)]
     CalledOff(#[from] Cancelled),
+    #[error("what was built could not be put in its place")]
+    NotPlaced,
 }
 
 impl Builder {
-    /// Starts the thread; its work is shared out to `threads`.
+    /// Starts both threads; what one of them builds is shared out to `threads`. It waits for the other when it ends.
     pub(super) fn start(threads: usize) -> io::Result<(Builder, std::thread::JoinHandle<()>)> {
         let (calls, queue) = crossbeam_channel::unbounded();
         let warm_bytes = Arc::new(AtomicUsize::new(0));
         let warm = Keeper { bytes: Arc::clone(&warm_bytes), again: Tick::ZERO, refused: false };
-        let work = move || run(&queue, threads, warm);
+        let (seals, to_seal) = crossbeam_channel::unbounded();
+        let sealer = std::thread::Builder::new().name("halny-seal".to_owned()).spawn(move || seal_all(&to_seal))?;
+        let work = move || {
+            run(&queue, threads, warm);
+            if sealer.join().is_err() {
+                tracing::error!("the thread that seals segments ended in a panic");
+            }
+        };
         let thread = std::thread::Builder::new().name("halny-build".to_owned()).spawn(work)?;
-        Ok((Builder { calls, warm_bytes }, thread))
+        Ok((Builder { calls, seals, warm_bytes }, thread))
     }
 
     /// From now on so many bytes of vectors are kept in memory.
@@ -104,13 +118,18 @@ impl Builder {
 
     /// Looks after another collection from now on.
     pub(super) fn look_at(&self, shared: &Arc<Shared>, commands: &mpsc::UnboundedSender<Command>) {
-        // There is a receiver as long as there is a builder.
-        let _ = self.calls.send(Call::At(Arc::downgrade(shared), commands.downgrade()));
+        self.tell_both(Call::At(Arc::downgrade(shared), commands.downgrade()));
     }
 
-    /// Ends the thread once it has done what it is at.
+    fn tell_both(&self, call: Call) {
+        // There is a receiver as long as there is a builder.
+        let _ = self.seals.send(call.clone());
+        let _ = self.calls.send(call);
+    }
+
+    /// Ends the threads once they have done what they are at.
     pub(super) fn stop(&self) {
-        let _ = self.calls.send(Call::Stop);
+        self.tell_both(Call::Stop);
     }
 
     /// A query waits to be measured.
@@ -120,7 +139,22 @@ impl Builder {
 
     /// Something may have to be done.
     pub(super) fn look(&self) {
-        let _ = self.calls.send(Call::Look);
+        self.tell_both(Call::Look);
+    }
+}
+
+/// Seals whatever gets no more writes.
+fn seal_all(queue: &Receiver<Call>) {
+    let mut clients: Vec<Client> = Vec::new();
+    while let Ok(call) = queue.recv() {
+        match call {
+            Call::At(shared, commands) => clients.push(Client { shared, commands }),
+            Call::Look | Call::Measure => {}
+            Call::Stop => return,
+        }
+        clients.retain(|client| client.shared.strong_count() > 0);
+        // In turns, so that no collection waits for all the segments of another.
+        while queue.is_empty() && clients.iter().fold(false, |any, client| client.seal() | any) {}
     }
 }
 
@@ -217,6 +251,34 @@ impl Client {
                 tracing::error!(%error, "a collection's segment could not be built; searches go on without it");
                 false
             }
+            // The writer has said why. It is tried again when there is more to do, not in a circle.
+            Err(BuildError::NotPlaced) => false,
+        }
+    }
+
+    /// Seals the oldest segment that gets no more writes; tells whether there was one and it is done.
+    fn seal(&self) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        let view = shared.view.load_full();
+        let Some(open) = unsealed(&view) else { return false };
+        let copy = open.read().living_copy();
+        let sources = copy.rows().map(|row| (open.serial, row)).collect();
+        let segment = sealed(&shared, &view.config, open.serial, &copy.entries(&view.config));
+        let built = Built { from: vec![open.serial], sources, segment, config: Arc::clone(&view.config) };
+        self.hand_over(&shared, built).is_ok()
+    }
+
+    /// Gives the writer what was built, and waits until it is in its place.
+    fn hand_over(&self, shared: &Shared, built: Built) -> Result<(), BuildError> {
+        let (done, told) = oneshot::channel();
+        let commands = self.commands.upgrade().ok_or(Cancelled)?;
+        commands.send(Command::Built(built, done)).map_err(|_| Cancelled)?;
+        drop(commands);
+        faults::at("handed over", &shared.folder)?;
+        match told.blocking_recv() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(BuildError::NotPlaced),
+            Err(_) => Err(Cancelled.into()),
         }
     }
 
@@ -228,49 +290,58 @@ impl Client {
         threads: usize,
         progress: &Progress,
     ) -> Result<(), BuildError> {
-        let (from, sources, segment) = match work {
+        let parts = match work {
             Work::Index(segment, name) => return build_index(&segment, &view.config, &name, threads, progress),
-            Work::Seal(open) => {
-                let folder = segment_path(&shared.folder, open.serial);
-                let rows = open.read();
-                let living: Vec<_> = rows.living(LATEST, None).collect();
-                let written = segment::write(&folder, &view.config, &rows.entries(&living, &view.config));
-                let segment = written.and_then(|()| Segment::open(&shared.folder, open.serial, &view.config));
-                (vec![open.serial], living.iter().map(|(_, row)| (open.serial, *row)).collect(), segment)
-            }
-            Work::Merge(parts) => {
-                let serial = shared.next.fetch_add(1, Ordering::Relaxed);
-                let folder = segment_path(&shared.folder, serial);
-                let points = living(&parts);
-                segment::write(&folder, &view.config, &entries(&points, &view.config))?;
-                let segment = Segment::open(&shared.folder, serial, &view.config)?;
-                for name in segment.unindexed(&view.config) {
-                    build_index(&segment, &view.config, &name, threads, progress)?;
-                }
-                let sources = points.iter().map(|(part, row)| (part.serial, *row)).collect();
-                (parts.iter().map(|part| part.serial).collect(), sources, Ok(segment))
-            }
+            Work::Merge(parts) => parts,
         };
-        let failed = segment.as_ref().err().map(|error| io::Error::new(error.kind(), error.to_string()));
-        let (done, told) = oneshot::channel();
-        let built = Built { from, sources, segment, config: Arc::clone(&view.config) };
-        let commands = self.commands.upgrade().ok_or(Cancelled)?;
-        commands.send(Command::Built(built, done)).map_err(|_| Cancelled)?;
-        drop(commands);
-        told.blocking_recv().map_err(|_| Cancelled)?;
-        failed.map_or(Ok(()), |error| Err(error.into()))
+        let points = living(&parts);
+        let segment = merged(shared, &view.config, &points, threads, progress)?;
+        let sources = points.iter().map(|(part, row)| (part.serial, *row)).collect();
+        let from = parts.iter().map(|part| part.serial).collect();
+        self.hand_over(shared, Built { from, sources, segment: Ok(segment), config: Arc::clone(&view.config) })
     }
+}
+
+/// Writes these points into the segment of that number. What was written of it goes when that fails.
+fn sealed(shared: &Shared, config: &CollectionConfig, serial: u64, points: &[Entry<'_>]) -> io::Result<Segment> {
+    let folder = segment_path(&shared.folder, serial);
+    let made = faults::at("seal", &folder)
+        .and_then(|()| segment::write(&folder, config, points))
+        .and_then(|()| Segment::open(&shared.folder, serial, config));
+    made.inspect_err(|_| files::warn_of(files::clear(&folder)))
+}
+
+/// One segment of these points, with its indexes. What was written of it goes when that fails or is called off.
+fn merged(
+    shared: &Shared,
+    config: &CollectionConfig,
+    points: &[(&Segment, u32)],
+    threads: usize,
+    progress: &Progress,
+) -> Result<Segment, BuildError> {
+    let serial = shared.next.fetch_add(1, Ordering::Relaxed);
+    let segment = sealed(shared, config, serial, &entries(points, config))?;
+    for name in segment.unindexed(config) {
+        build_index(&segment, config, &name, threads, progress)
+            .inspect_err(|_| files::warn_of(files::clear(segment.folder())))?;
+    }
+    Ok(segment)
+}
+
+/// The oldest segment that waits to be sealed.
+fn unsealed(view: &View) -> Option<Arc<OpenSegment>> {
+    let (last, before) = view.pieces.split_last()?;
+    debug_assert!(matches!(last, Piece::Open(_)), "the last segment is the one that is written");
+    before.iter().find_map(|piece| match piece {
+        Piece::Open(open) => Some(Arc::clone(open)),
+        Piece::Sealed(_) => None,
+    })
 }
 
 /// What is to be done next.
 fn next(view: &View, idle: bool) -> Option<Work> {
-    let (last, before) = view.pieces.split_last()?;
-    debug_assert!(matches!(last, Piece::Open(_)), "the last segment is the one that is written");
-    let unsealed = before.iter().find_map(|piece| match piece {
-        Piece::Open(open) => Some(Work::Seal(Arc::clone(open))),
-        Piece::Sealed(_) => None,
-    });
-    let sealed: Vec<&Arc<Segment>> = before
+    let sealed: Vec<&Arc<Segment>> = view
+        .pieces
         .iter()
         .filter_map(|piece| match piece {
             Piece::Sealed(segment) => Some(segment),
@@ -282,7 +353,7 @@ fn next(view: &View, idle: bool) -> Option<Work> {
             Some(Work::Index(Arc::clone(segment), segment.unindexed(&view.config).into_iter().next()?))
         })
     };
-    unsealed.or_else(unindexed).or_else(|| to_merge(&sealed, &view.config, idle).map(Work::Merge))
+    unindexed().or_else(|| to_merge(&sealed, &view.config, idle).map(Work::Merge))
 }
 
 /// Which segments should become one, by the rule at the top of this file.
@@ -341,6 +412,7 @@ fn build_index(
 ) -> Result<(), BuildError> {
     let (Some(column), Some(vector)) = (segment.column(name), config.vectors.get(name)) else { return Ok(()) };
     let path = column.index_path(segment.folder());
+    faults::at("index", &path)?;
     Index::build(column.rows(), vector, &path, threads, progress)??;
     // From the file: what is served is what will be served after the next start.
     column.use_index(&path)?;

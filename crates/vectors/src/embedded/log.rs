@@ -4,27 +4,37 @@
 //! only frames that may be broken are those behind the last one that was synchronised: a *torn
 //! tail*, which is cut off when the log is read again. Each frame says how much of the log was
 //! synchronised when it was written. A broken frame before that point was whole once: the
-//! disk has lost what was accepted, and the log is refused rather than cut.
+//! disk has lost what was accepted, and the log is refused rather than cut. A log that was followed by
+//! another was synchronised to its end, so all of it was.
+//!
+//! What is not told apart from a torn tail is damage to the frames that were synchronised last, as long as no
+//! frame and no log has come behind them.
 //!
 //! Frame, little-endian: magic `u32`, length of the record `u32`, CRC-32 of all that follows `u32`,
 //! synchronised bytes `u64`, sequence number `u64`, record.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
 
 const HEAD: &[u8; 16] = b"halny vectors 1\n";
 const FRAME: u32 = 0x6c6e_7968;
+/// The longest record. A write is resolved, kept in the buffer and in memory, so it is bounded for memory's sake
+/// long before its length could not be written.
+pub(crate) const RECORD_BYTES_MAX: usize = if cfg!(test) { 1 << 20 } else { 256 << 20 };
 /// Magic, length, checksum; then what is checked: synchronised, sequence number.
 const FRAME_HEAD_BYTES: usize = 12;
 const CHECKED_HEAD_BYTES: usize = 16;
+/// What the buffer keeps of its memory after a large write.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 /// The log that is being written.
 #[derive(Debug)]
 pub(crate) struct Log {
     file: File,
+    path: PathBuf,
     /// Bytes that are whole frames.
     written: u64,
     /// Of these, those that are on disk for certain.
@@ -45,6 +55,24 @@ pub(crate) enum LogError {
     Lost { at: u64 },
 }
 
+/// A write that changes more than one record may say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the write changes more than {} MiB of points, more than one write may; give a narrower filter, or fewer points \
+     in each of several requests",
+    RECORD_BYTES_MAX >> 20
+)]
+pub(crate) struct TooLarge;
+
+/// What may be at the end of a log that is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// A frame that was never synchronised.
+    MayBeTorn,
+    /// A whole frame: another log was begun behind it.
+    Whole,
+}
+
 /// One write, as the log says it.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Frame<'a> {
@@ -55,28 +83,40 @@ pub(crate) struct Frame<'a> {
 impl Log {
     /// An empty log in a new file, on disk with its name.
     pub(crate) fn create(path: &Path) -> io::Result<Log> {
-        let mut file = OpenOptions::new().create_new(true).read(true).write(true).open(path)?;
+        let file = OpenOptions::new().create_new(true).read(true).write(true).open(path)?;
+        match Log::begin(file, path) {
+            Ok(log) => Ok(log),
+            Err(error) => {
+                // Else its name is taken when that is tried again.
+                super::files::warn_of(std::fs::remove_file(path));
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(mut file: File, path: &Path) -> io::Result<Log> {
         file.write_all(HEAD)?;
         file.sync_all()?;
         super::files::sync_parent(path)?;
+        super::faults::at("log made", path)?;
         let written = HEAD.len() as u64;
-        Ok(Log { file, written, synchronised: written, buffer: Vec::new() })
+        Ok(Log { file, path: path.to_owned(), written, synchronised: written, buffer: Vec::new() })
     }
 
     /// Reads a log from its beginning, gives every frame to `each`, cuts a torn tail off and goes on behind.
-    /// `each` tells whether it could read the record.
-    pub(crate) fn open(path: &Path, mut each: impl FnMut(Frame<'_>) -> bool) -> Result<Log, LogError> {
+    /// `each` tells whether it could read the record, and whether it may come where it does.
+    pub(crate) fn open(path: &Path, end: End, mut each: impl FnMut(Frame<'_>) -> bool) -> Result<Log, LogError> {
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         let bytes = super::files::map(&file)?;
         let mut at = HEAD.len();
         if bytes.get(..at) != Some(HEAD.as_slice()) {
             // Made and not yet synchronised when the power went: there is nothing in it.
-            if HEAD.starts_with(&bytes) {
+            if HEAD.starts_with(&bytes) && end == End::MayBeTorn {
                 drop(bytes);
                 file.set_len(0)?;
                 file.write_all(HEAD)?;
                 file.sync_all()?;
-                return Ok(Log { file, written: 16, synchronised: 16, buffer: Vec::new() });
+                return Ok(Log { file, path: path.to_owned(), written: 16, synchronised: 16, buffer: Vec::new() });
             }
             return Err(LogError::Head);
         }
@@ -90,6 +130,9 @@ impl Log {
             return Err(LogError::Lost { at: at as u64 });
         }
         let torn = bytes.len() - at;
+        if torn > 0 && end == End::Whole {
+            return Err(LogError::Lost { at: at as u64 });
+        }
         drop(bytes);
         if torn > 0 {
             tracing::warn!(bytes = torn, "cut the torn tail of a log: writes that were never confirmed");
@@ -97,24 +140,47 @@ impl Log {
         }
         file.sync_all()?;
         file.seek(SeekFrom::Start(at as u64))?;
-        Ok(Log { file, written: at as u64, synchronised: at as u64, buffer: Vec::new() })
+        Ok(Log { file, path: path.to_owned(), written: at as u64, synchronised: at as u64, buffer: Vec::new() })
     }
 
     /// Puts a frame into the buffer; `record` writes it.
-    pub(crate) fn append(&mut self, sequence: u64, record: impl FnOnce(&mut Vec<u8>)) {
+    ///
+    /// # Errors
+    /// When the record is too large. Then the buffer is as it was.
+    pub(crate) fn append(
+        &mut self,
+        sequence: u64,
+        record: impl FnOnce(&mut Vec<u8>) -> Result<(), TooLarge>,
+    ) -> Result<(), TooLarge> {
         let start = self.buffer.len();
+        let framed = self.frame(start, sequence, record);
+        if framed.is_err() {
+            self.buffer.truncate(start);
+            self.buffer.shrink_to(BUFFER_BYTES_KEPT);
+        }
+        framed
+    }
+
+    fn frame(
+        &mut self,
+        start: usize,
+        sequence: u64,
+        record: impl FnOnce(&mut Vec<u8>) -> Result<(), TooLarge>,
+    ) -> Result<(), TooLarge> {
         self.buffer.put_bytes(0, FRAME_HEAD_BYTES);
         self.buffer.put_u64_le(self.synchronised);
         self.buffer.put_u64_le(sequence);
-        record(&mut self.buffer);
+        record(&mut self.buffer)?;
         let checked = self.buffer.get(start + FRAME_HEAD_BYTES..).unwrap_or_default();
-        let length = u32::try_from(checked.len() - CHECKED_HEAD_BYTES).unwrap_or(u32::MAX);
+        let length = checked.len() - CHECKED_HEAD_BYTES;
+        let length = u32::try_from(length).ok().filter(|_| length <= RECORD_BYTES_MAX).ok_or(TooLarge)?;
         let crc = crc32fast::hash(checked);
         if let Some(mut head) = self.buffer.get_mut(start..start + FRAME_HEAD_BYTES) {
             head.put_u32_le(FRAME);
             head.put_u32_le(length);
             head.put_u32_le(crc);
         }
+        Ok(())
     }
 
     /// Bytes of whole frames.
@@ -131,7 +197,7 @@ impl Log {
         let wrote = self.file.write_all(&self.buffer);
         let bytes = self.buffer.len() as u64;
         self.buffer.clear();
-        self.buffer.shrink_to(1 << 20);
+        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
         match wrote {
             Ok(()) => {
                 self.written += bytes;
@@ -152,6 +218,7 @@ impl Log {
     /// may have dropped what it could not write.
     pub(crate) fn synchronise(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
+        super::faults::at("log synchronised", &self.path)?;
         self.synchronised = self.written;
         Ok(())
     }
@@ -199,11 +266,18 @@ mod tests {
 
     fn read(path: &Path) -> Result<Vec<(u64, Vec<u8>)>, LogError> {
         let mut frames = Vec::new();
-        Log::open(path, |frame| {
+        Log::open(path, End::MayBeTorn, |frame| {
             frames.push((frame.sequence, frame.record.to_vec()));
             true
         })?;
         Ok(frames)
+    }
+
+    fn says(record: &[u8]) -> impl FnOnce(&mut Vec<u8>) -> Result<(), TooLarge> + '_ {
+        |bytes| {
+            bytes.extend_from_slice(record);
+            Ok(())
+        }
     }
 
     /// A log of these records, synchronised after each of the places in `synchronised`.
@@ -211,7 +285,7 @@ mod tests {
         let mut log = Log::create(path).unwrap();
         let mut ends = Vec::new();
         for (sequence, record) in records.iter().enumerate() {
-            log.append(sequence as u64, |bytes| bytes.extend_from_slice(record));
+            log.append(sequence as u64, says(record)).unwrap();
             log.write().unwrap();
             if synchronised(sequence) {
                 log.synchronise().unwrap();
@@ -277,11 +351,36 @@ mod tests {
         let path = folder.path().join("log");
         let ends = write(&path, &[vec![1; 10], vec![2; 10]], |_| true);
         OpenOptions::new().write(true).open(&path).unwrap().set_len(ends[1] - 3).unwrap();
-        let mut log = Log::open(&path, |_| true).unwrap();
-        log.append(7, |bytes| bytes.extend_from_slice(b"new"));
+        let mut log = Log::open(&path, End::MayBeTorn, |_| true).unwrap();
+        log.append(7, says(b"new")).unwrap();
         log.write().unwrap();
         log.synchronise().unwrap();
         assert_eq!(read(&path).unwrap(), [(0, vec![1; 10]), (7, b"new".to_vec())]);
+    }
+
+    #[test]
+    fn a_record_that_is_too_large_leaves_no_trace() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = Log::create(&path).unwrap();
+        let large = log.append(1, says(&[0; RECORD_BYTES_MAX + 1]));
+        assert_eq!(large, Err(TooLarge));
+        log.append(1, says(&[7; RECORD_BYTES_MAX])).unwrap();
+        log.write().unwrap();
+        assert_eq!(read(&path).unwrap(), [(1, vec![7; RECORD_BYTES_MAX])]);
+    }
+
+    #[test]
+    fn a_log_that_another_came_behind_has_no_torn_tail() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let ends = write(&path, &[vec![1; 10], vec![2; 10]], |_| true);
+        let whole = Log::open(&path, End::Whole, |_| true);
+        assert!(whole.is_ok(), "{whole:?}");
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(ends[1] - 3).unwrap();
+        let cut = Log::open(&path, End::Whole, |_| true);
+        assert!(matches!(cut, Err(LogError::Lost { at }) if at == ends[0]), "{cut:?}");
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), ends[1] - 3, "it was cut though it was refused");
     }
 
     #[test]

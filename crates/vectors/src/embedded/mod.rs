@@ -16,6 +16,9 @@
 mod builder;
 mod collection;
 mod contract;
+#[cfg(test)]
+mod failures;
+mod faults;
 mod files;
 mod index;
 mod log;

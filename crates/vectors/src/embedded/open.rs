@@ -9,6 +9,7 @@ use halny_payload::{PayloadIndex, PointId};
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::segment::{Entry, NEVER};
+use super::view::LATEST;
 use crate::{CollectionConfig, Payload, Point};
 
 /// The segment that is being written.
@@ -25,6 +26,8 @@ pub(crate) struct OpenRows {
     lives: Vec<(u64, u64)>,
     /// The last row of each id, dead or not.
     latest: BTreeMap<PointId, u32>,
+    /// For each row the one that its id had before, if it had one.
+    older: Vec<Option<u32>>,
     columns: BTreeMap<String, OpenColumn>,
     pub(super) fields: PayloadIndex,
 }
@@ -45,6 +48,7 @@ impl OpenSegment {
             payloads: Vec::new(),
             lives: Vec::new(),
             latest: BTreeMap::new(),
+            older: Vec::new(),
             columns: config.vectors.iter().map(|(name, vector)| (name.clone(), column(vector.dimensions))).collect(),
             fields: PayloadIndex::new(config.fields.clone()),
         };
@@ -84,7 +88,7 @@ impl OpenRows {
         self.ids.push(point.id);
         self.payloads.push(Arc::clone(&point.payload));
         self.lives.push((at, NEVER));
-        self.latest.insert(point.id, row);
+        self.older.push(self.latest.insert(point.id, row));
         for (name, vector) in &point.vectors {
             if let Some(column) = self.columns.get_mut(name) {
                 column.values.extend_from_slice(vector);
@@ -119,14 +123,12 @@ impl OpenRows {
 
     /// The point of that id as of the write `at`.
     pub(super) fn row_of(&self, id: &PointId, at: u64) -> Option<u32> {
-        let latest = *self.latest.get(id)?;
-        if self.lives(latest, at) {
-            return Some(latest);
+        let mut row = *self.latest.get(id)?;
+        // Written again since: an older row of the same id may have lived then.
+        while self.lives.get(row as usize).is_some_and(|(from, _)| *from > at) {
+            row = (*self.older.get(row as usize)?)?;
         }
-        // Written again since, or gone: an older row of the same id may have lived then.
-        let written_later = self.lives.get(latest as usize).is_some_and(|(from, _)| *from > at);
-        let older = || (0..latest).rev().find(|row| self.id(*row) == Some(*id) && self.lives(*row, at));
-        if written_later { older() } else { None }
+        self.lives(row, at).then_some(row)
     }
 
     pub(super) fn column(&self, name: &str) -> Option<&OpenColumn> {
@@ -140,15 +142,40 @@ impl OpenRows {
         ids.filter_map(move |(id, _)| Some((*id, self.row_of(id, at)?)))
     }
 
-    /// These points, of [`OpenRows::living`], as a segment wants them.
-    pub(super) fn entries(&self, living: &[(PointId, u32)], config: &CollectionConfig) -> Vec<Entry<'_>> {
-        let entry = |(id, row): &(PointId, u32)| {
-            let payload = self.payload(*row).map(|payload| serde_json::to_vec(&**payload).unwrap_or_default());
-            let vector = |name| self.columns.get(name).and_then(|column| column.vector(*row));
-            let vectors = config.vectors.keys().map(vector).collect();
-            Entry { id: *id, payload: payload.unwrap_or_default().into(), vectors }
+    /// A copy of the points that live. To write them to disk takes long, and nobody is to wait for it: a lock
+    /// that is held so long stops searches as soon as the writer waits for it.
+    pub(super) fn living_copy(&self) -> LivingCopy {
+        let point = |(id, row)| Some((id, row, Arc::clone(self.payload(row)?)));
+        let points: Vec<_> = self.living(LATEST, None).filter_map(point).collect();
+        let vectors = |column: &OpenColumn| {
+            points.iter().map(|(_, row, _)| column.vector(*row).map(<[f32]>::to_vec)).collect::<Vec<_>>()
         };
-        living.iter().map(entry).collect()
+        let columns = self.columns.iter().map(|(name, column)| (name.clone(), vectors(column))).collect();
+        LivingCopy { points, columns }
+    }
+}
+
+/// Points as they were, in the order of their ids.
+pub(super) struct LivingCopy {
+    points: Vec<(PointId, u32, Arc<Payload>)>,
+    /// By name, a vector for each of the points that has one.
+    columns: BTreeMap<String, Vec<Option<Vec<f32>>>>,
+}
+
+impl LivingCopy {
+    /// The rows that they were in.
+    pub(super) fn rows(&self) -> impl Iterator<Item = u32> + '_ {
+        self.points.iter().map(|(_, row, _)| *row)
+    }
+
+    /// The points as a segment wants them.
+    pub(super) fn entries(&self, config: &CollectionConfig) -> Vec<Entry<'_>> {
+        let entry = |(place, (id, _, payload)): (usize, &(PointId, u32, Arc<Payload>))| {
+            let vector = |name: &String| self.columns.get(name)?.get(place)?.as_deref();
+            let payload = serde_json::to_vec(&**payload).unwrap_or_default().into();
+            Entry { id: *id, payload, vectors: config.vectors.keys().map(vector).collect() }
+        };
+        self.points.iter().enumerate().map(entry).collect()
     }
 }
 
@@ -170,5 +197,37 @@ impl OpenColumn {
     /// A point's vector.
     pub(super) fn vector(&self, row: u32) -> Option<&[f32]> {
         self.slot_of(row).map(|slot| self.rows().row(slot)).filter(|vector| !vector.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn as_of_every_write_an_id_has_the_row_that_lived_then(writes in prop::collection::vec((0u64..4, any::<bool>()), 0..40)) {
+            let open = OpenSegment::new(0, &CollectionConfig::default());
+            let mut alive: Vec<BTreeMap<PointId, u32>> = vec![BTreeMap::new()];
+            for (at, (id, put)) in (1..).zip(writes) {
+                let id = PointId::Number(id);
+                let mut now = alive.last().cloned().unwrap_or_default();
+                if let Some(row) = now.remove(&id) {
+                    open.bury(row, at);
+                }
+                if put {
+                    now.insert(id, open.read().len() as u32);
+                    open.put(&Point { id, vectors: BTreeMap::new(), payload: Arc::default() }, at);
+                }
+                alive.push(now);
+            }
+            let rows = open.read();
+            for (at, expected) in (0..).zip(&alive) {
+                let found: BTreeMap<PointId, u32> = rows.living(at, None).collect();
+                prop_assert_eq!(&found, expected, "as of {}", at);
+            }
+        }
     }
 }

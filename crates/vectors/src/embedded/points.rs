@@ -169,7 +169,7 @@ impl Space {
             let passing = search::passing_in(&reading, piece, filter, None, usize::MAX);
             let within: RoaringBitmap = passing.into_iter().map(|(_, row)| row).collect();
             let values = match piece {
-                Piece::Sealed(segment) => segment.fields().read().facet(field, &within),
+                Piece::Sealed(segment) => segment.fields().facet(field, &within),
                 Piece::Open(open) => open.read().fields.facet(field, &within),
             };
             for (value, count) in values.ok_or_else(|| scan::no_facet(field))? {
@@ -213,7 +213,7 @@ impl Space {
             };
             for field in config.fields.keys() {
                 let points = match piece {
-                    Piece::Sealed(segment) => segment.fields().read().points_with(field),
+                    Piece::Sealed(segment) => segment.fields().points_with(field),
                     Piece::Open(open) => open.read().fields.points_with(field),
                 };
                 *status.fields.entry(field.clone()).or_default() += points as usize;

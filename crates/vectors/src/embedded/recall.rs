@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use halny_payload::{Condition, Filter, Match};
 use parking_lot::Mutex;
 
 use super::search::{self, Hit};
@@ -25,6 +26,8 @@ const WAITING_MAX: usize = 32;
 const RECENT_MAX: usize = 512;
 /// Queries that want more are not kept: what they find is less and less a matter of the index.
 const LIMIT_MAX: usize = 100;
+/// Queries whose filters hold more ids and values are not kept: each could take megabytes.
+const VALUES_MAX: usize = 1_000;
 /// Shapes of filters that are told apart; queries of further ones count as `other`.
 const SHAPES_MAX: usize = 32;
 /// What a measurement counts for when so many have come after it: a third.
@@ -54,6 +57,7 @@ pub(crate) struct Recalls {
 #[derive(Default)]
 struct Kept {
     waiting: VecDeque<Search>,
+    /// Those without a filter: tuning asks for no others.
     recent: BTreeMap<String, VecDeque<Search>>,
     measured: BTreeMap<RecallKey, Recall>,
 }
@@ -62,13 +66,16 @@ impl Recalls {
     /// Keeps one query in so many; tells whether it kept this one.
     pub(super) fn notice(&self, search: &Search) -> bool {
         let candidate = !search.params.exact && (1..=LIMIT_MAX).contains(&search.limit);
+        let candidate = candidate && search.filter.as_ref().is_none_or(|filter| values_in(filter) <= VALUES_MAX);
         if !candidate || self.asked.fetch_add(GOLDEN_STEP, Ordering::Relaxed).leading_zeros() < ONE_IN_BITS {
             return false;
         }
         // A query never waits for this.
         let Some(mut kept) = self.kept.try_lock() else { return false };
         push(&mut kept.waiting, search.clone(), WAITING_MAX);
-        push(kept.recent.entry(search.vector.clone()).or_default(), search.clone(), RECENT_MAX);
+        if search.filter.is_none() {
+            push(kept.recent.entry(search.vector.clone()).or_default(), search.clone(), RECENT_MAX);
+        }
         true
     }
 
@@ -85,8 +92,7 @@ impl Recalls {
     /// The vectors that were asked for lately, without filters, the latest last.
     pub(super) fn recent(&self, vector: &str) -> Vec<Search> {
         let kept = self.kept.lock();
-        let recent = kept.recent.get(vector).into_iter().flatten();
-        recent.filter(|search| search.filter.is_none()).cloned().collect()
+        kept.recent.get(vector).into_iter().flatten().cloned().collect()
     }
 
     /// What is measured from now on is counted from nothing: the index or how it is asked has changed.
@@ -106,6 +112,19 @@ impl Recalls {
         }
         kept.measured.entry(key).or_default().count(found);
     }
+}
+
+/// Ids and values that a filter compares with, all together.
+fn values_in(filter: &Filter) -> usize {
+    let least = filter.min_should.as_ref().map_or(&[] as &[Condition], |(conditions, _)| conditions);
+    let clauses = [&*filter.must, &filter.should, &filter.must_not, least];
+    let values = |condition: &Condition| match condition {
+        Condition::HasId(ids) => ids.len(),
+        Condition::Match(_, Match::Any(values) | Match::Except(values)) => values.len(),
+        Condition::Nested(_, filter) | Condition::Filter(filter) => values_in(filter),
+        _ => 1,
+    };
+    clauses.into_iter().flatten().map(values).sum()
 }
 
 fn push(queue: &mut VecDeque<Search>, search: Search, most: usize) {
@@ -139,6 +158,10 @@ pub(super) fn share(found: &[Hit], nearest: &[Hit]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use halny_payload::PointId;
+
     use super::super::view::Place;
     use super::*;
 
@@ -162,6 +185,24 @@ mod tests {
         assert!((recall.share - 0.5).abs() < 1e-9, "{recall:?}");
         (0..2_000).for_each(|_| recall.count(1.0));
         assert!(recall.share > 0.999 && recall.queries == 2_004, "{recall:?}");
+    }
+
+    #[test]
+    fn a_query_with_very_many_ids_is_not_kept_and_one_with_a_filter_not_for_tuning() {
+        let recalls = Recalls::default();
+        let search = |ids: u64| Search {
+            vector: "v".to_owned(),
+            query: vec![0.0].into(),
+            limit: 10,
+            filter: Some(Arc::new(Filter::not(Filter::has_id((0..ids).map(PointId::Number).collect())))),
+            params: SearchParams::default(),
+            threshold: None,
+        };
+        let (few, many) = (search(10), search(VALUES_MAX as u64 + 1));
+        let asked = 10 << ONE_IN_BITS;
+        assert!((0..asked).any(|_| recalls.notice(&few)));
+        assert!(!(0..asked).any(|_| recalls.notice(&many)));
+        assert!(recalls.kept.lock().recent.is_empty());
     }
 
     #[test]

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 use halny_payload::PointId;
+use serde_json::Value;
 use uuid::Uuid;
 
+use super::log::{RECORD_BYTES_MAX, TooLarge};
 use crate::{Named, Payload, Point};
 
 /// A change of one point.
@@ -29,9 +31,16 @@ const NUMBER: u8 = 0;
 const UUID: u8 = 1;
 
 /// Writes the changes behind what `bytes` holds.
-pub(crate) fn write(changes: &[Change], bytes: &mut Vec<u8>) {
+///
+/// # Errors
+/// When they are more than a record may have: found out before much more than that is written.
+pub(crate) fn write(changes: &[Change], bytes: &mut Vec<u8>) -> Result<(), TooLarge> {
+    let start = bytes.len();
     bytes.put_u32_le(length(changes.len()));
     for change in changes {
+        if bytes.len() - start > RECORD_BYTES_MAX {
+            return Err(TooLarge);
+        }
         match change {
             Change::Put(point) => {
                 bytes.put_u8(PUT);
@@ -50,6 +59,28 @@ pub(crate) fn write(changes: &[Change], bytes: &mut Vec<u8>) {
             }
         }
     }
+    Ok(())
+}
+
+/// About how much memory a change takes, and no less than half of what it takes in a record.
+pub(crate) fn weight(change: &Change) -> usize {
+    let Change::Put(point) = change else { return size_of::<Change>() };
+    let vectors: usize = point.vectors.values().map(|vector| size_of_val(vector.as_slice())).sum();
+    size_of::<Change>() + vectors + weight_of_object(&point.payload)
+}
+
+fn weight_of_object(object: &Payload) -> usize {
+    object.iter().map(|(key, value)| size_of::<String>() + key.len() + weight_of_value(value)).sum()
+}
+
+fn weight_of_value(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(weight_of_value).sum(),
+            Value::Object(object) => weight_of_object(object),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
 }
 
 /// Reads what [`write`] wrote; nothing when it is anything else.
@@ -141,7 +172,9 @@ fn read_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(text)
 }
 
-/// Requests are far below 4 GiB: a body has a limit.
+/// What a write changes may be more than its request says: a change by filter is of every point that passes. A
+/// record has a limit far below 4 GiB, which [`write`] and the log hold it to; so no length that gets as far as
+/// the log is cut here.
 fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
@@ -172,14 +205,14 @@ mod tests {
         #[test]
         fn what_is_written_is_read(changes in changes()) {
             let mut bytes = Vec::new();
-            write(&changes, &mut bytes);
+            write(&changes, &mut bytes).unwrap();
             prop_assert_eq!(read(&bytes), Some(changes));
         }
 
         #[test]
         fn a_record_cut_short_or_made_up_is_refused(changes in changes(), cut in 1usize..50, noise in any::<Vec<u8>>()) {
             let mut bytes = Vec::new();
-            write(&changes, &mut bytes);
+            write(&changes, &mut bytes).unwrap();
             bytes.truncate(bytes.len().saturating_sub(cut));
             prop_assert_eq!(read(&bytes), None);
             let _ = read(&noise);

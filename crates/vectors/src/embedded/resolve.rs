@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use halny_payload::PointId;
 
-use super::record::Change;
+use super::log::{RECORD_BYTES_MAX, TooLarge};
+use super::record::{self, Change};
 use super::search;
 use super::view::Reading;
 use crate::{Named, Payload, PayloadSelect, Point, Selector, VectorSelect, VectorsError, Write, edit};
@@ -12,7 +13,7 @@ use crate::{Named, Payload, PayloadSelect, Point, Selector, VectorSelect, Vector
 /// The changes that `write` makes to the points in `reading`.
 ///
 /// # Errors
-/// When it names a point that is not there and needs one.
+/// When it names a point that is not there and needs one, or changes more than one write may.
 pub(super) fn changes(reading: &Reading, write: Write) -> Result<Vec<Change>, VectorsError> {
     match write {
         Write::Upsert(points) => Ok(last_of_each(points).into_iter().map(Change::Put).collect()),
@@ -28,12 +29,12 @@ pub(super) fn changes(reading: &Reading, write: Write) -> Result<Vec<Change>, Ve
         Write::ClearPayload(points) => edited(reading, points, Payload::clear),
         Write::UpdateVectors(updates) => {
             let update = |(id, vectors)| revectored(reading, id, |old: &mut Named| old.extend(vectors));
-            updates.into_iter().map(update).collect()
+            bounded(merged(updates).into_iter().map(update))
         }
         Write::DeleteVectors { points, names } => {
             let points = selected(reading, points, true)?;
             let forget = |old: &mut Named| old.retain(|name, _| !names.contains(name));
-            points.into_iter().map(|id| revectored(reading, id, forget)).collect()
+            bounded(points.into_iter().map(|id| revectored(reading, id, forget)))
         }
     }
 }
@@ -44,6 +45,22 @@ fn last_of_each(points: Vec<Point>) -> Vec<Point> {
     let mut kept: Vec<Point> = points.into_iter().rev().filter(|point| seen.insert(point.id)).collect();
     kept.reverse();
     kept
+}
+
+/// One write that names an id twice means both: what it sets the second time comes over the first.
+fn merged(updates: Vec<(PointId, Named)>) -> Vec<(PointId, Named)> {
+    let mut places = std::collections::HashMap::with_capacity(updates.len());
+    let mut merged: Vec<(PointId, Named)> = Vec::with_capacity(updates.len());
+    for (id, vectors) in updates {
+        match places.get(&id).and_then(|place: &usize| merged.get_mut(*place)) {
+            Some((_, known)) => known.extend(vectors),
+            None => {
+                places.insert(id, merged.len());
+                merged.push((id, vectors));
+            }
+        }
+    }
+    merged
 }
 
 /// The ids of the points that are meant and there. One that is named and not there is an error
@@ -67,7 +84,22 @@ fn selected(reading: &Reading, points: Selector, needed: bool) -> Result<Vec<Poi
 
 fn edited(reading: &Reading, points: Selector, edit: impl Fn(&mut Payload)) -> Result<Vec<Change>, VectorsError> {
     let change = |id| changed(reading, id, |point| edit(Arc::make_mut(&mut point.payload)));
-    selected(reading, points, true)?.into_iter().map(change).collect()
+    bounded(selected(reading, points, true)?.into_iter().map(change))
+}
+
+/// All of these changes, unless they are more than one write may make: a few words can mean every point there is.
+fn bounded(changes: impl Iterator<Item = Result<Change, VectorsError>>) -> Result<Vec<Change>, VectorsError> {
+    let mut bytes = 0;
+    let mut all = Vec::new();
+    for change in changes {
+        let change = change?;
+        bytes += record::weight(&change);
+        if bytes > RECORD_BYTES_MAX {
+            return Err(VectorsError::Invalid(TooLarge.to_string()));
+        }
+        all.push(change);
+    }
+    Ok(all)
 }
 
 fn revectored(reading: &Reading, id: PointId, edit: impl FnOnce(&mut Named)) -> Result<Change, VectorsError> {

@@ -56,7 +56,7 @@ fn best_first(reading: &Reading, hits: &mut [Hit]) {
 /// Found rows are points, not places of vectors.
 fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Search) -> Vec<Found> {
     let Some(column) = segment.column(&search.vector) else { return Vec::new() };
-    let fields = segment.fields().read();
+    let fields = segment.fields();
     let sieve = Sieve::new(search.filter.as_deref(), &fields, Source::Sealed(segment));
     let passes = |slot: u32| {
         let row = column.point_of(slot);
@@ -119,7 +119,7 @@ pub(super) fn passing_in(
 ) -> Vec<(PointId, u32)> {
     match piece {
         Piece::Sealed(segment) => {
-            let fields = segment.fields().read();
+            let fields = segment.fields();
             let sieve = Sieve::new(filter, &fields, Source::Sealed(segment));
             let start = from.map_or(0, |from| segment.ids().partition_point(|id| *id < from)) as u32;
             let passes = |row: &u32| *row >= start && segment.lives(*row, reading.at) && sieve.passes(*row);

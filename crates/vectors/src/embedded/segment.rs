@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use halny_ann::Rows;
 use halny_payload::{PayloadIndex, PointId};
-use parking_lot::RwLock;
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
@@ -70,7 +69,7 @@ pub(crate) struct Segment {
     dead: AtomicUsize,
     /// How many dead points `gone` names.
     written_dead: AtomicUsize,
-    fields: RwLock<PayloadIndex>,
+    fields: ArcSwap<PayloadIndex>,
 }
 
 /// A point on its way into a segment.
@@ -176,7 +175,7 @@ impl Segment {
             died,
             dead: AtomicUsize::new(0),
             written_dead: AtomicUsize::new(0),
-            fields: RwLock::new(PayloadIndex::new(config.fields.clone())),
+            fields: ArcSwap::from_pointee(PayloadIndex::new(config.fields.clone())),
             folder,
         };
         segment.read_gone()?;
@@ -212,9 +211,13 @@ impl Segment {
         Ok(())
     }
 
-    /// Reads every file whole and compares it with its checksum.
-    pub(super) fn verify(folder: &Path) -> io::Result<()> {
+    /// Reads every file whole and compares it with its checksum. `known` tells which names a file may have: the
+    /// names are a stranger's too.
+    pub(super) fn verify(folder: &Path, known: impl Fn(&str) -> bool) -> io::Result<()> {
         let card: Card = files::read_json(&folder.join("segment.json"))?;
+        if !card.checksums.keys().all(|name| known(name)) {
+            return Err(files::malformed("a segment names a file that no segment has"));
+        }
         card.checksums.keys().try_for_each(|name| checked(folder, &card, name).map(drop))
     }
 
@@ -227,7 +230,8 @@ impl Segment {
                 fields.insert(row, &self.payload(row).unwrap_or_default());
             }
         }
-        *self.fields.write() = fields;
+        // Searches under way end with the one they have.
+        self.fields.store(Arc::new(fields));
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -302,8 +306,8 @@ impl Segment {
         self.columns.get(name)
     }
 
-    pub(super) fn fields(&self) -> &RwLock<PayloadIndex> {
-        &self.fields
+    pub(super) fn fields(&self) -> Arc<PayloadIndex> {
+        self.fields.load_full()
     }
 
     /// Names of the columns that are large enough for an index and have none.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::log::{Log, LogError};
+use super::log::{End, Log, LogError};
 use super::open::OpenSegment;
 use super::recall::Recalls;
 use super::record;
@@ -30,14 +30,19 @@ use crate::{CollectionConfig, VectorsError, Write};
 /// Writes that wait for the writer; who brings more waits before the door.
 const QUEUE: usize = 64;
 
+const LOST_LOG: &str = "a collection has lost one of its logs; put its folder back from a backup or a snapshot";
+
 /// What `manifest.json` says.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     pub(super) config: CollectionConfig,
     /// Sealed segments, the oldest first.
     pub(super) segments: Vec<u64>,
     /// Logs before this one are in segments.
     pub(super) oldest_log: u64,
+    /// These logs are not, the oldest first; nothing in a manifest of an earlier version.
+    #[serde(default)]
+    pub(super) logs: Option<Vec<u64>>,
     /// No segment or log has this number yet.
     pub(super) next: u64,
 }
@@ -108,7 +113,7 @@ impl Space {
         fs::create_dir_all(folder.join("segments"))?;
         fs::create_dir_all(folder.join("log"))?;
         Log::create(&log_path(folder, 0))?;
-        let manifest = Manifest { config: config.clone(), next: 1, ..Manifest::default() };
+        let manifest = Manifest { config: config.clone(), logs: Some(vec![0]), next: 1, ..Manifest::default() };
         Ok(files::write_json(&folder.join("manifest.json"), &manifest)?)
     }
 
@@ -148,8 +153,8 @@ impl Space {
         self.tell(|reply| Command::Configure { change: Box::new(change), reply }).await?
     }
 
-    /// Has all that was written so far sealed into segments, and calls `with` the folder while
-    /// nothing in it changes.
+    /// Calls `with` the folder while nothing in it changes: it has all that was written so far, and nothing
+    /// of what comes after.
     pub(super) async fn frozen(&self, with: Frozen) -> Result<(), VectorsError> {
         self.tell(|reply| Command::Frozen { with, reply }).await?
     }
@@ -191,31 +196,37 @@ impl Drop for Space {
 fn recover(folder: &Path, builder: &Builder) -> io::Result<(Arc<Shared>, Writer)> {
     let manifest: Manifest = files::read_json(&folder.join("manifest.json"))?;
     let config = Arc::new(manifest.config.clone());
-    // A crash leaves segments that no manifest names, and logs that are in segments.
-    files::keep_only(&folder.join("segments"), |serial| manifest.segments.contains(&serial))?;
-    files::keep_only(&folder.join("log"), |serial| (manifest.oldest_log..manifest.next).contains(&serial))?;
     let mut pieces = Vec::new();
     for serial in &manifest.segments {
         pieces.push(Piece::Sealed(Arc::new(Segment::open(folder, *serial, &config)?)));
     }
     let mut reading = Reading { view: Arc::new(View { made_at: 0, config: Arc::clone(&config), pieces }), at: LATEST };
-    let mut sequence = 0;
-    let mut last = None;
-    for serial in files::numbers_in(&folder.join("log"))? {
+    let (mut sequence, mut last) = (0, None);
+    let logs = logs_of(folder, &manifest)?;
+    for serial in &logs {
+        let serial = *serial;
         let path = log_path(folder, serial);
         let open = Arc::new(OpenSegment::new(serial, &config));
         let mut pieces = reading.view.pieces.clone();
         pieces.push(Piece::Open(Arc::clone(&open)));
         reading.view = Arc::new(View { made_at: 0, config: Arc::clone(&config), pieces });
-        let log = Log::open(&path, |frame| {
+        let end = if logs.last() == Some(&serial) { End::MayBeTorn } else { End::Whole };
+        let log = Log::open(&path, end, |frame| {
             let Some(changes) = record::read(frame.record) else { return false };
-            sequence = sequence.max(frame.sequence);
+            // They are counted one by one from the first there is: where one is missing, a log is.
+            if sequence != 0 && frame.sequence != sequence + 1 {
+                return false;
+            }
+            sequence = frame.sequence;
             super::writer::apply(&reading, &open, changes, frame.sequence);
             true
         });
         last = Some((open, log.map_err(|error| unreadable(serial, error))?));
     }
-    let (open, log) = last.ok_or_else(|| files::malformed("a collection has lost its log"))?;
+    let (open, log) = last.ok_or_else(|| files::malformed(LOST_LOG))?;
+    // All is there that should be. A crash leaves segments that no manifest names, and logs that are in segments.
+    files::keep_only(&folder.join("segments"), |serial| manifest.segments.contains(&serial))?;
+    files::keep_only(&folder.join("log"), |serial| logs.contains(&serial))?;
     let Reading { view, .. } = reading;
     let shared = Arc::new(Shared {
         folder: folder.to_owned(),
@@ -228,6 +239,15 @@ fn recover(folder: &Path, builder: &Builder) -> io::Result<(Arc<Shared>, Writer)
     });
     let writer = Writer::new(Arc::clone(&shared), manifest, open, log, sequence, builder.clone());
     Ok((shared, writer))
+}
+
+/// The logs that are not in segments, the oldest first.
+pub(super) fn logs_of(folder: &Path, manifest: &Manifest) -> io::Result<Vec<u64>> {
+    let mut logs = files::numbers_in(&folder.join("log"))?;
+    let listed = |serial: &u64| manifest.logs.as_ref().is_none_or(|listed| listed.contains(serial));
+    logs.retain(|serial| (manifest.oldest_log..manifest.next).contains(serial) && listed(serial));
+    let all = manifest.logs.as_ref().is_none_or(|listed| *listed == logs);
+    if logs.first() == Some(&manifest.oldest_log) && all { Ok(logs) } else { Err(files::malformed(LOST_LOG)) }
 }
 
 fn unreadable(serial: u64, error: LogError) -> io::Error {

@@ -1,7 +1,7 @@
 //! The collections of one server, by name.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,12 +38,22 @@ struct Catalog {
 }
 
 /// The collections of one server. It may write to its folder alone.
+///
+/// What changes which collections there are writes files and waits for them, for seconds where a large one is
+/// read: that is done on a thread where it may be, and once begun is done to its end, whether or not somebody
+/// still waits for it.
 pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     root: PathBuf,
     catalog: ArcSwap<Catalog>,
     builder: Mutex<Option<(Builder, JoinHandle<()>)>>,
     /// Held while collections and aliases come and go.
-    changes: tokio::sync::Mutex<()>,
+    changes: Arc<tokio::sync::Mutex<()>>,
+    /// Whether there may be no more changes. Held while one is published.
+    closed: Mutex<bool>,
     /// Held from when there is a folder until the process ends; nothing before.
     lock: Mutex<Option<File>>,
 }
@@ -56,15 +66,10 @@ impl Store {
     /// When another server has the folder, or a collection cannot be read.
     pub fn open(root: &Path, threads: usize) -> Result<Store, VectorsError> {
         let (builder, thread) = Builder::start(threads)?;
-        let lock = if root.exists() { Some(take(root)?) } else { None };
-        let path = root.join("catalog.json");
-        let card: Card = if path.exists() { files::read_json(&path)? } else { Card::default() };
-        if lock.is_some() {
-            let known = |number| card.collections.values().any(|known| *known == number);
-            for folder in ["collections", "snapshots"] {
-                files::warn_of(files::keep_only(&root.join(folder), known));
-            }
-        }
+        let (lock, card) = match root.try_exists()? {
+            true => (Some(take(root)?), read_card(root)?),
+            false => (None, Card::default()),
+        };
         let mut open = BTreeMap::new();
         for (name, number) in &card.collections {
             let collection = Collection::open(&folder_of(root, *number), &builder).inspect_err(|error| {
@@ -72,29 +77,44 @@ impl Store {
             })?;
             open.insert(name.clone(), Arc::new(collection));
         }
-        Ok(Store {
+        // All is there that should be: what else there is, a crash has left.
+        if lock.is_some() {
+            let known = |number| card.collections.values().any(|known| *known == number);
+            for folder in ["collections", "snapshots"] {
+                files::warn_of(files::keep_only(&root.join(folder), known));
+            }
+        }
+        let inner = Inner {
             root: root.to_owned(),
             catalog: ArcSwap::from_pointee(Catalog { card, open }),
             builder: Mutex::new(Some((builder, thread))),
-            changes: tokio::sync::Mutex::default(),
+            changes: Arc::default(),
+            closed: Mutex::new(false),
             lock: Mutex::new(lock),
-        })
+        };
+        Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// Has no other change made meanwhile, and works where it may block. The turn is kept until the work is done,
+    /// even if nobody waits for it any more.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, VectorsError> + Send + 'static,
+    ) -> Result<T, VectorsError> {
+        let turn = Arc::clone(&self.inner.changes).lock_owned().await;
+        let inner = Arc::clone(&self.inner);
+        let work = move || {
+            let _turn = turn;
+            if *inner.closed.lock() { Err(VectorsError::Closed) } else { work(&inner) }
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| VectorsError::Closed)?
     }
 
     /// Keeps so many bytes of vectors in memory from now on, those that are found most, of all collections together.
     pub fn keep_warm(&self, bytes: usize) {
-        if let Some((builder, _)) = self.builder.lock().as_ref() {
+        if let Some((builder, _)) = self.inner.builder.lock().as_ref() {
             builder.keep_warm(bytes);
         }
-    }
-
-    /// Makes the folder, if there is none yet.
-    fn settle(&self) -> Result<(), VectorsError> {
-        let mut lock = self.lock.lock();
-        if lock.is_none() {
-            *lock = Some(take(&self.root)?);
-        }
-        Ok(())
     }
 
     /// The collection of that name, or that the alias means.
@@ -102,7 +122,7 @@ impl Store {
     /// # Errors
     /// When there is none.
     pub fn get(&self, name: &str) -> Result<Arc<Collection>, VectorsError> {
-        let catalog = self.catalog.load();
+        let catalog = self.inner.catalog.load();
         let name_of = |name: &str| catalog.card.aliases.get(name).map(CollectionName::as_str);
         let found = catalog.open.get(name).or_else(|| catalog.open.get(name_of(name)?));
         found.cloned().ok_or_else(|| VectorsError::NoCollection(name.chars().take(255).collect()))
@@ -111,13 +131,13 @@ impl Store {
     /// The names of all collections.
     #[must_use]
     pub fn names(&self) -> Vec<CollectionName> {
-        self.catalog.load().open.keys().cloned().collect()
+        self.inner.catalog.load().open.keys().cloned().collect()
     }
 
     /// Every alias and the collection that it means.
     #[must_use]
     pub fn aliases(&self) -> Vec<(CollectionName, CollectionName)> {
-        let catalog = self.catalog.load();
+        let catalog = self.inner.catalog.load();
         catalog.card.aliases.iter().map(|(alias, name)| (alias.clone(), name.clone())).collect()
     }
 
@@ -126,16 +146,93 @@ impl Store {
     /// # Errors
     /// When the name is taken, the configuration is refused, or files cannot be written.
     pub async fn create(&self, name: CollectionName, config: &CollectionConfig) -> Result<(), VectorsError> {
-        self.create_with(name, |folder| Collection::create(folder, config)).await.map(drop)
+        let config = config.clone();
+        self.create_with(name, move |folder| Collection::create(folder, &config)).await.map(drop)
     }
 
     /// Makes a collection in a folder that `fill` fills.
     pub(super) async fn create_with(
         &self,
         name: CollectionName,
+        fill: impl FnOnce(&Path) -> Result<(), VectorsError> + Send + 'static,
+    ) -> Result<Arc<Collection>, VectorsError> {
+        self.change(move |inner| inner.create_with(name, fill)).await
+    }
+
+    /// Removes a collection and the aliases that mean it. Requests under way end with it. Tells
+    /// whether there was one.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub async fn delete(&self, name: &str) -> Result<bool, VectorsError> {
+        let name = name.to_owned();
+        self.change(move |inner| inner.delete(&name)).await
+    }
+
+    /// Makes all of these changes at once, or none.
+    ///
+    /// # Errors
+    /// When one of them cannot be made.
+    pub async fn change_aliases(&self, changes: Vec<AliasChange>) -> Result<(), VectorsError> {
+        self.change(move |inner| inner.change_aliases(changes)).await
+    }
+
+    /// Where the snapshots of a collection are.
+    pub(super) fn snapshots_of(&self, name: &str) -> Result<PathBuf, VectorsError> {
+        let catalog = self.inner.catalog.load();
+        let meant = catalog.card.aliases.get(name).map_or(name, CollectionName::as_str);
+        let number = catalog.card.collections.get(meant);
+        let number = number.ok_or_else(|| VectorsError::NoCollection(name.chars().take(255).collect()))?;
+        Ok(self.inner.root.join("snapshots").join(number.to_string()))
+    }
+
+    /// A folder for files that are being made, on the disk of the store.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn workplace(&self) -> Result<tempfile::TempDir, VectorsError> {
+        self.inner.settle()?;
+        Ok(tempfile::TempDir::with_prefix_in("making-", self.inner.root.join("snapshots"))?)
+    }
+
+    /// Ends all threads, once they have written what was accepted. Blocks for as long as that takes. Changes are
+    /// refused from then on, and what the catalog says stays.
+    pub fn close(&self) {
+        let mut closed = self.inner.closed.lock();
+        *closed = true;
+        let catalog = self.inner.catalog.load_full();
+        self.inner.catalog.store(Arc::new(Catalog { card: catalog.card.clone(), open: BTreeMap::new() }));
+        drop(closed);
+        for collection in catalog.open.values() {
+            collection.spaces().iter().for_each(|space| space.close());
+        }
+        drop(catalog);
+        if let Some((builder, thread)) = self.inner.builder.lock().take() {
+            builder.stop();
+            if thread.join().is_err() {
+                tracing::error!("the thread that builds indexes ended in a panic");
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Makes the folder, if there is none yet.
+    fn settle(&self) -> Result<(), VectorsError> {
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            let taken = take(&self.root)?;
+            read_card(&self.root)?;
+            *lock = Some(taken);
+        }
+        Ok(())
+    }
+
+    fn create_with(
+        &self,
+        name: CollectionName,
         fill: impl FnOnce(&Path) -> Result<(), VectorsError>,
     ) -> Result<Arc<Collection>, VectorsError> {
-        let _turn = self.changes.lock().await;
         let catalog = self.catalog.load_full();
         if catalog.open.contains_key(&name) || catalog.card.aliases.contains_key(&name) {
             return Err(VectorsError::Exists(name.as_str().to_owned()));
@@ -157,13 +254,7 @@ impl Store {
         Ok(collection)
     }
 
-    /// Removes a collection and the aliases that mean it. Requests under way end with it. Tells
-    /// whether there was one.
-    ///
-    /// # Errors
-    /// When that cannot be written down.
-    pub async fn delete(&self, name: &str) -> Result<bool, VectorsError> {
-        let _turn = self.changes.lock().await;
+    fn delete(&self, name: &str) -> Result<bool, VectorsError> {
         let catalog = self.catalog.load_full();
         let mut card = catalog.card.clone();
         let Some(number) = card.collections.remove(name) else { return Ok(false) };
@@ -177,12 +268,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Makes all of these changes at once, or none.
-    ///
-    /// # Errors
-    /// When one of them cannot be made.
-    pub async fn change_aliases(&self, changes: Vec<AliasChange>) -> Result<(), VectorsError> {
-        let _turn = self.changes.lock().await;
+    fn change_aliases(&self, changes: Vec<AliasChange>) -> Result<(), VectorsError> {
         let catalog = self.catalog.load_full();
         let mut card = catalog.card.clone();
         changes.into_iter().try_for_each(|change| card.change(change))?;
@@ -190,42 +276,13 @@ impl Store {
     }
 
     fn publish(&self, card: Card, open: BTreeMap<CollectionName, Arc<Collection>>) -> Result<(), VectorsError> {
+        let closed = self.closed.lock();
+        if *closed {
+            return Err(VectorsError::Closed);
+        }
         files::write_json(&self.root.join("catalog.json"), &card)?;
         self.catalog.store(Arc::new(Catalog { card, open }));
         Ok(())
-    }
-
-    /// Where the snapshots of a collection are.
-    pub(super) fn snapshots_of(&self, name: &str) -> Result<PathBuf, VectorsError> {
-        let catalog = self.catalog.load();
-        let meant = catalog.card.aliases.get(name).map_or(name, CollectionName::as_str);
-        let number = catalog.card.collections.get(meant);
-        let number = number.ok_or_else(|| VectorsError::NoCollection(name.chars().take(255).collect()))?;
-        Ok(self.root.join("snapshots").join(number.to_string()))
-    }
-
-    /// A folder for files that are being made, on the disk of the store.
-    ///
-    /// # Errors
-    /// When it cannot be made.
-    pub fn workplace(&self) -> Result<tempfile::TempDir, VectorsError> {
-        self.settle()?;
-        Ok(tempfile::TempDir::with_prefix_in("making-", self.root.join("snapshots"))?)
-    }
-
-    /// Ends all threads, once they have written what was accepted. Blocks for as long as that takes.
-    pub fn close(&self) {
-        let catalog = self.catalog.swap(Arc::default());
-        for collection in catalog.open.values() {
-            collection.spaces().iter().for_each(|space| space.close());
-        }
-        drop(catalog);
-        if let Some((builder, thread)) = self.builder.lock().take() {
-            builder.stop();
-            if thread.join().is_err() {
-                tracing::error!("the thread that builds indexes ended in a panic");
-            }
-        }
     }
 }
 
@@ -264,13 +321,30 @@ impl Card {
 
 /// Makes the folder where there is none, and takes it for this server.
 fn take(root: &Path) -> Result<File, VectorsError> {
-    fs::create_dir_all(root.join("collections"))?;
-    fs::create_dir_all(root.join("snapshots"))?;
+    files::make_folder(&root.join("collections"))?;
+    files::make_folder(&root.join("snapshots"))?;
     let lock = File::create(root.join("lock"))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(_) => Err(VectorsError::Config("the folder of the vectors is in use by another server".to_owned())),
     }
+}
+
+/// What the catalog says; a new folder gets an empty one. From then on its absence is a loss: all that it does not
+/// name would be removed.
+fn read_card(root: &Path) -> Result<Card, VectorsError> {
+    let path = root.join("catalog.json");
+    if path.try_exists()? {
+        return Ok(files::read_json(&path)?);
+    }
+    if !files::numbers_in(&root.join("collections"))?.is_empty() {
+        let text = "the folder of the vectors holds collections and no catalog.json, which names them; put that file \
+                    back from a backup, or move the folder away to begin without collections";
+        return Err(VectorsError::Config(text.to_owned()));
+    }
+    let card = Card::default();
+    files::write_json(&path, &card)?;
+    Ok(card)
 }
 
 fn folder_of(root: &Path, number: u64) -> PathBuf {

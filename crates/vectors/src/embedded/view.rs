@@ -115,9 +115,9 @@ impl Piece {
     }
 }
 
-/// The oldest of these segments that is not sealed.
-pub(super) fn oldest_open(pieces: &[Piece]) -> Option<u64> {
-    pieces.iter().find_map(|piece| match piece {
+/// Which of these segments are not sealed, the oldest first: their points are in logs.
+pub(super) fn open_serials(pieces: &[Piece]) -> impl Iterator<Item = u64> + '_ {
+    pieces.iter().filter_map(|piece| match piece {
         Piece::Open(open) => Some(open.serial),
         Piece::Sealed(_) => None,
     })

@@ -21,8 +21,8 @@ use super::open::OpenSegment;
 use super::record::{self, Change};
 use super::segment::NEVER;
 use super::space::{Manifest, Shared};
-use super::view::{Piece, Reading, View, oldest_open};
-use super::{files, resolve};
+use super::view::{Piece, Reading, View, open_serials};
+use super::{faults, files, resolve};
 use crate::{CollectionConfig, VectorsError, Write};
 
 /// Commands that are obeyed before the log is synchronised once for all of them.
@@ -39,16 +39,26 @@ pub(super) enum Command {
     Write { writes: Vec<Write>, wait: bool, reply: Reply<u64>, place: OwnedSemaphorePermit },
     /// To take another configuration.
     Configure { change: Reconfigure, reply: Reply<()> },
-    /// To call `with` the folder once everything is in segments.
+    /// To show the folder as it is, while nothing in it changes.
     Frozen { with: Frozen, reply: Reply<()> },
-    /// To put what the builder built in its place, and to tell it so.
-    Built(Built, oneshot::Sender<()>),
+    /// To put what the builder built in its place, and to tell it whether that was done.
+    Built(Built, oneshot::Sender<bool>),
 }
 
 type Reply<T> = oneshot::Sender<Result<T, VectorsError>>;
 type Reconfigure = Box<dyn FnOnce(&mut CollectionConfig) -> Result<(), VectorsError> + Send>;
-/// What is done with the folder once everything is in segments.
-pub(super) type Frozen = Box<dyn FnOnce(&Path) -> io::Result<()> + Send>;
+/// What is done with a folder in which nothing changes meanwhile.
+pub(super) type Frozen = Box<dyn FnOnce(&Still<'_>) -> io::Result<()> + Send>;
+
+/// A space's folder that has all that is confirmed: in its segments, with their dead points, and in its logs.
+pub(super) struct Still<'a> {
+    pub(super) folder: &'a Path,
+    pub(super) manifest: &'a Manifest,
+    /// The logs that are not in segments, the oldest first. Only the last of them will be written to.
+    pub(super) logs: Vec<u64>,
+    /// Bytes of the last one that are confirmed.
+    pub(super) confirmed: u64,
+}
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -60,12 +70,13 @@ pub(super) struct Writer {
     /// Who waits for the log to be on disk, and what they are told then: of several writes those before one that
     /// cannot be made are made.
     waiting: Vec<(Reply<u64>, Result<u64, VectorsError>)>,
-    /// Who waits for what is open before this serial to be sealed.
-    freezing: Vec<(u64, Frozen, Reply<()>)>,
     backlog: VecDeque<Command>,
     /// Why no segment could be sealed when that was last tried.
     stuck: bool,
+    /// An earlier write failed in a way that leaves unknown what is on disk.
     broken: bool,
+    /// That was the manifest: then nothing may go that either of two names.
+    unsure: bool,
 }
 
 /// Brings the points in line with `changes`, which are the write `sequence`.
@@ -96,7 +107,7 @@ impl Writer {
         sequence: u64,
         builder: Builder,
     ) -> Writer {
-        let (waiting, freezing, backlog) = (Vec::new(), Vec::new(), VecDeque::new());
+        let (waiting, backlog) = (Vec::new(), VecDeque::new());
         Writer {
             shared,
             manifest,
@@ -105,10 +116,10 @@ impl Writer {
             sequence,
             builder,
             waiting,
-            freezing,
             backlog,
             stuck: false,
             broken: false,
+            unsure: false,
         }
     }
 
@@ -145,22 +156,11 @@ impl Writer {
             }
             Command::Frozen { with, reply } => {
                 self.confirm();
-                match self.rotate() {
-                    Ok(()) => self.freezing.push((self.open.serial, with, reply)),
-                    Err(error) => drop(reply.send(Err(error))),
-                }
-                self.thaw();
+                let _ = reply.send(self.show(with));
             }
             Command::Built(built, done) => {
                 self.confirm();
-                if let Err(error) = self.put_in_place(built) {
-                    tracing::error!(%error, "what was built for a collection could not be put in its place");
-                    self.stuck = true;
-                    // Who waits for all to be sealed would wait until the disk works again.
-                    self.freezing.drain(..).for_each(|(.., reply)| drop(reply.send(Err(VectorsError::NoRoom))));
-                }
-                self.thaw();
-                let _ = done.send(());
+                let _ = done.send(self.take_over(built));
             }
         }
     }
@@ -176,7 +176,9 @@ impl Writer {
         for write in writes {
             let reading = self.shared.latest();
             let changes = resolve::changes(&reading, write)?;
-            self.log.append(self.sequence + 1, |bytes| record::write(&changes, bytes));
+            self.log
+                .append(self.sequence + 1, |bytes| record::write(&changes, bytes))
+                .map_err(|error| VectorsError::Invalid(error.to_string()))?;
             self.log.write().map_err(|(error, unknown)| {
                 self.broken |= unknown;
                 no_room_or(error)
@@ -226,13 +228,15 @@ impl Writer {
         }
         let serial = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let log = Log::create(&self.shared.log_path(serial)).map_err(no_room_or)?;
-        let manifest = Manifest { next: serial + 1, ..self.manifest.clone() };
+        let view = self.shared.view.load_full();
+        let logs = open_serials(&view.pieces).chain([serial]).collect();
+        let manifest = Manifest { logs: Some(logs), next: serial + 1, ..self.manifest.clone() };
         if let Err(error) = self.write_manifest(manifest) {
-            // Else its name is taken when that is tried again.
-            let _ = fs::remove_file(self.shared.log_path(serial));
+            if !self.unsure {
+                files::warn_of(fs::remove_file(self.shared.log_path(serial)));
+            }
             return Err(no_room_or(error));
         }
-        let view = self.shared.view.load_full();
         let open = Arc::new(OpenSegment::new(serial, &view.config));
         let mut pieces = view.pieces.clone();
         pieces.push(Piece::Open(Arc::clone(&open)));
@@ -243,7 +247,18 @@ impl Writer {
     }
 
     fn write_manifest(&mut self, manifest: Manifest) -> io::Result<()> {
-        files::write_json(&self.shared.folder.join("manifest.json"), &manifest)?;
+        let path = self.shared.folder.join("manifest.json");
+        let written = faults::at("manifest", &path)
+            .and_then(|()| files::write_json(&path, &manifest))
+            .and_then(|()| faults::at("manifest renamed", &path));
+        if let Err(error) = written {
+            // Once it has its name, what fails behind it leaves unknown which of the two is there after a
+            // power failure; memory goes by the old one.
+            let there = files::read_json::<Manifest>(&path).ok();
+            self.unsure |= there.as_ref() != Some(&self.manifest);
+            self.broken |= self.unsure;
+            return Err(error);
+        }
         self.manifest = manifest;
         Ok(())
     }
@@ -283,11 +298,42 @@ impl Writer {
 
     /// Lets the builder catch up. Commands that come meanwhile wait, a bounded number of them.
     fn wait_for_builder(&mut self, queue: &mut mpsc::UnboundedReceiver<Command>) {
-        while !self.stuck && self.waiting_segments() > OPEN_MAX {
+        while !self.stuck && !self.broken && self.waiting_segments() > OPEN_MAX {
             match queue.blocking_recv() {
                 Some(command @ Command::Built(..)) => self.obey(command),
                 Some(command) => self.backlog.push_back(command),
                 None => return,
+            }
+        }
+    }
+
+    /// Puts what was built in its place; tells whether that was done. What is not used is removed.
+    fn take_over(&mut self, built: Built) -> bool {
+        let view = self.shared.view.load_full();
+        let seals = view.pieces.iter().any(|piece| match piece {
+            Piece::Open(open) => built.from.contains(&open.serial),
+            Piece::Sealed(_) => false,
+        });
+        let folder = built.segment.as_ref().ok().map(|segment| segment.folder().to_owned());
+        // In memory the points that died with the write that failed are dead. What is made of memory says
+        // so too, and would take the place of logs and segments that have them.
+        let placed = if self.broken { Err(io::Error::other(VectorsError::Broken)) } else { self.put_in_place(built) };
+        match placed {
+            Ok(()) => {
+                if seals {
+                    self.stuck = false;
+                    // It may be large enough for an index, or one of four.
+                    self.builder.look();
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "what was built for a collection could not be put in its place");
+                self.stuck |= seals;
+                if let Some(folder) = folder.filter(|_| !self.unsure) {
+                    files::warn_of(files::clear(&folder));
+                }
+                false
             }
         }
     }
@@ -308,7 +354,9 @@ impl Writer {
                 segment.bury(row, died);
             }
         }
+        let folder = segment.folder().to_owned();
         let new = (segment.alive() > 0).then(|| Arc::new(segment));
+        let useless = new.is_none();
         let place = view.pieces.iter().position(replaced).unwrap_or(0);
         let mut pieces: Vec<Piece> = view.pieces.iter().filter(|piece| !replaced(piece)).cloned().collect();
         if let Some(new) = new {
@@ -318,13 +366,16 @@ impl Writer {
         let sealed = |piece: &Piece| matches!(piece, Piece::Sealed(_)).then(|| piece.serial());
         let manifest = Manifest {
             segments: pieces.iter().filter_map(sealed).collect(),
-            oldest_log: oldest_open(&pieces).unwrap_or(self.manifest.oldest_log),
+            oldest_log: open_serials(&pieces).next().unwrap_or(self.manifest.oldest_log),
+            logs: Some(open_serials(&pieces).collect()),
             next: self.shared.next.load(Ordering::Relaxed),
             ..self.manifest.clone()
         };
         self.write_manifest(manifest)?;
         self.publish(Arc::clone(&view.config), pieces);
-        self.stuck = false;
+        if useless {
+            files::warn_of(files::clear(&folder));
+        }
         view.pieces.iter().filter(|piece| replaced(piece)).for_each(|piece| self.clear(piece));
         Ok(())
     }
@@ -348,17 +399,17 @@ impl Writer {
         }
     }
 
-    /// Answers who waited for all to be sealed, if it is.
-    fn thaw(&mut self) {
-        let view = self.shared.view.load_full();
-        let oldest = oldest_open(&view.pieces);
-        let ready = |serial: u64| oldest.is_none_or(|oldest| oldest >= serial);
-        let (now, later) = std::mem::take(&mut self.freezing).into_iter().partition(|(serial, ..)| ready(*serial));
-        self.freezing = later;
-        for (_, with, reply) in now {
-            let done = self.write_deaths(&view.pieces).and_then(|()| with(&self.shared.folder));
-            let _ = reply.send(done.map_err(no_room_or));
+    /// Shows the folder once all that was written is confirmed. Who has died is written down, and what took
+    /// their place is in the logs: whoever has both has every point.
+    fn show(&self, with: Frozen) -> Result<(), VectorsError> {
+        if self.broken {
+            return Err(VectorsError::Broken);
         }
+        let view = self.shared.view.load();
+        self.write_deaths(&view.pieces).map_err(no_room_or)?;
+        let logs = open_serials(&view.pieces).collect();
+        let (folder, manifest, confirmed) = (&*self.shared.folder, &self.manifest, self.log.bytes());
+        with(&Still { folder, manifest, logs, confirmed }).map_err(no_room_or)
     }
 }
 

@@ -115,10 +115,8 @@ pub(crate) fn apply(model: &mut Model, write: &Write) -> bool {
         Write::UpdateVectors(updates) => {
             let known = updates.iter().all(|(id, _)| model.contains_key(id));
             if known {
-                // Within one write an id means the last that is said of it.
-                let last: BTreeMap<_, _> = updates.iter().map(|(id, vectors)| (*id, vectors)).collect();
-                for (id, vectors) in last {
-                    model.entry(id).and_modify(|point| point.vectors.extend(vectors.clone()));
+                for (id, vectors) in updates {
+                    model.entry(*id).and_modify(|point| point.vectors.extend(vectors.clone()));
                 }
             }
             known
