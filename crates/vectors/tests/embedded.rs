@@ -260,7 +260,10 @@ fn a_snapshot_has_every_point_though_all_are_changed_while_it_is_made() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let store = open(folder.path());
-        store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
+        // Of two writes one fills a log, and one is in the last.
+        let mut of_two = config();
+        of_two.segmenting.open_points = 64;
+        store.create(CollectionName::new("c").unwrap(), &of_two).await.unwrap();
         let space = space(&store);
         let mut round = 0;
         let mut again = async || {

@@ -207,7 +207,7 @@ fn what_could_not_be_put_in_its_place_is_removed_and_not_built_again_at_once() {
         faults::set("manifest", root, move |_| if fail.load(Ordering::Relaxed) { failed() } else { Ok(()) });
         drop(go);
         handed_over.recv().unwrap();
-        for _ in 0..20 {
+        for _ in 0..500 {
             passed(&space).await;
         }
         assert_eq!(tries.load(Ordering::Relaxed), 1, "it is tried again and again");
