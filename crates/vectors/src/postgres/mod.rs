@@ -27,7 +27,7 @@
 //! another connection: settings are made once for each.
 //!
 //! Refused, by pgvector's limits: vectors beyond 16,000 dimensions; an index beyond 4,000 dimensions is not made
-//! (all is compared); `m` beyond 100 and `ef_construct` beyond 1,000.
+//! (all is compared); `m` beyond 100 and `ef_construct` beyond 1,000; the compact tier.
 
 mod catalog;
 mod error;
