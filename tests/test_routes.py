@@ -13,14 +13,13 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import projects
 import pytest
 import requests
-from openapi_spec_validator import validate
-
-import projects
 import tiny_gguf
 import wire
 from conftest import GEMMA, Tiny
+from openapi_spec_validator import validate
 from refusals import GROWTH_MIB, assert_refused
 from server import BINARY, Server, free_ports, wait_for
 from tiny_models import sentences
@@ -60,8 +59,12 @@ classify = { model = "topics", text = "${request.question}" }
 
 [[routes.steps]]
 name = "best"
-rerank = { model = "rerank", query = "${request.question}", documents = "${hits.points[*].payload.text}", top = "${request.limit}" }
 fallback = { points = "${hits.points}" }
+[routes.steps.rerank]
+model = "rerank"
+query = "${request.question}"
+documents = "${hits.points[*].payload.text}"
+top = "${request.limit}"
 
 [[routes.steps]]
 name = "context"
@@ -267,7 +270,9 @@ def test_one_request_embeds_searches_reranks_joins_classifies_and_writes(routed:
     assert answer.status_code == 200, answer.text
     body = answer.json()
     # The same by hand, over the models' own endpoints.
-    near = answered(routed, "/collections/notes/points/query", {"query": {"text": QUESTION}, "limit": 20, "with_payload": True})
+    near = answered(
+        routed, "/collections/notes/points/query", {"query": {"text": QUESTION}, "limit": 20, "with_payload": True}
+    )
     hits = near["result"]["points"]
     documents = [hit["payload"]["text"] for hit in hits]
     ranked = answered(routed, "/v1/rerank", {"model": "rerank", "query": QUESTION, "documents": documents, "top_n": 3})
@@ -575,7 +580,9 @@ def test_a_body_of_many_values_costs_no_memory(routed: Server) -> None:
     assert routed.resident_mib() < before_mib + GROWTH_MIB
 
 
-@pytest.mark.parametrize("path", ["/ask/", "/Ask", "/ask/..", "//ask", "/shop", "/%61sk", "/ask%00", "/" + "a" * 10_000])
+@pytest.mark.parametrize(
+    "path", ["/ask/", "/Ask", "/ask/..", "//ask", "/shop", "/%61sk", "/ask%00", "/" + "a" * 10_000]
+)
 def test_only_the_path_itself_is_the_route(routed: Server, path: str) -> None:
     body = json.dumps({"question": QUESTION}).encode()
     head = wire.head(path, "Content-Type: application/json", f"Content-Length: {len(body)}")

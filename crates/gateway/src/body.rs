@@ -15,7 +15,7 @@ use crate::{ApiError, Shared};
 
 /// A body this large is parsed in the CPU pool: parsing goes at about 300 MB/s, so that 64 KiB
 /// take some 200 microseconds.
-const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const PARSE_INLINE_BYTES_MAX: usize = 64 * 1024;
 
 /// Memory that is set aside for a body on the word of its `Content-Length` alone.
 const TRUSTED_BYTES_MAX: usize = 64 * 1024;

@@ -231,7 +231,12 @@ mod tests {
         ] {
             assert!(text.lines().any(|own| own == line), "{line} is not in\n{text}");
         }
-        route.forget();
+        let changed = metrics.routes().bind("ask", &["other"], None);
+        route.forget_but(&changed);
+        let text = metrics.render();
+        assert!(text.contains("halny_route_requests_total{route=\"ask\",outcome=\"ok\"} 2"), "{text}");
+        assert!(!text.contains("step=\"hits\"") && !text.contains("objective="), "{text}");
+        changed.forget();
         assert!(!metrics.render().contains("\"ask\""), "{}", metrics.render());
     }
 

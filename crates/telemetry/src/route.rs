@@ -193,10 +193,24 @@ impl RouteMetrics {
             self.families.requests.remove(&self.outcome(outcome));
         }
         self.families.seconds.remove(&RouteLabels { route: self.route.clone() });
-        for step in &self.steps {
-            self.families.step_seconds.remove(&self.of_step(step));
-            self.families.fallbacks.remove(&self.of_step(step));
+        self.steps.iter().for_each(|step| self.forget_step(step));
+        self.forget_objectives();
+    }
+
+    /// The route is `now` what it was not before: what it no longer counts goes.
+    pub fn forget_but(&self, now: &RouteMetrics) {
+        self.steps.iter().filter(|step| !now.steps.contains(step)).for_each(|step| self.forget_step(step));
+        if now.objective.is_none() {
+            self.forget_objectives();
         }
+    }
+
+    fn forget_step(&self, step: &str) {
+        self.families.step_seconds.remove(&self.of_step(step));
+        self.families.fallbacks.remove(&self.of_step(step));
+    }
+
+    fn forget_objectives(&self) {
         for objective in ["latency", "errors"] {
             self.families.objectives.remove(&ObjectiveLabels { route: self.route.clone(), objective });
             for event in ["good", "bad"] {

@@ -86,8 +86,9 @@ impl Routes {
         let document = halny_pipeline::openapi(table.by_name.values().map(|served| served.plan.as_ref()));
         table.openapi = Bytes::from(document.to_string());
         for (name, served) in &before.by_name {
-            if !table.by_name.contains_key(name) {
-                served.metrics.forget();
+            match table.by_name.get(name) {
+                Some(now) => served.metrics.forget_but(&now.metrics),
+                None => served.metrics.forget(),
             }
         }
         self.table.store(Arc::new(table));
