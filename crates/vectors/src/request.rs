@@ -214,9 +214,25 @@ pub struct Scroll {
 }
 
 /// Of several that are said of one id, the last; in the order in which they stand.
-pub(crate) fn last_of_each<T>(all: &[T], id: impl Fn(&T) -> PointId) -> Vec<&T> {
+pub(crate) fn last_of_each<T>(all: Vec<T>, id: impl Fn(&T) -> PointId) -> Vec<T> {
     let mut seen = std::collections::HashSet::with_capacity(all.len());
-    let mut kept: Vec<&T> = all.iter().rev().filter(|one| seen.insert(id(one))).collect();
+    let mut kept: Vec<T> = all.into_iter().rev().filter(|one| seen.insert(id(one))).collect();
     kept.reverse();
     kept
+}
+
+/// One write that names an id twice means both: what it sets the second time comes over the first.
+pub(crate) fn merged(updates: Vec<(PointId, Named)>) -> Vec<(PointId, Named)> {
+    let mut places = std::collections::HashMap::with_capacity(updates.len());
+    let mut merged: Vec<(PointId, Named)> = Vec::with_capacity(updates.len());
+    for (id, vectors) in updates {
+        match places.get(&id).and_then(|place: &usize| merged.get_mut(*place)) {
+            Some((_, known)) => known.extend(vectors),
+            None => {
+                places.insert(id, merged.len());
+                merged.push((id, vectors));
+            }
+        }
+    }
+    merged
 }

@@ -24,8 +24,11 @@ const WALKED_OVERSAMPLING: f32 = 2.0;
 /// as many no more.
 const CODED_OVERSAMPLING: f32 = 3.0;
 
-/// A walk compares so many vectors for each candidate that it keeps.
-const COMPARED_PER_CANDIDATE: usize = 16;
+/// A walk costs as much as so many vectors that are scanned, and so many more for each candidate that it keeps
+/// or walks past since it does not pass. Fitted to 62,666 sentence embeddings with filters that a fifth and a
+/// twenty-fifth pass, ef 16 to 128: a walk took 140 µs and 0.8 µs a candidate, a scanned vector about 0.1 µs.
+const WALK_BEGINS: usize = 1_400;
+const KEPT_COSTS: usize = 8;
 /// A vector that is gone to costs as much as so many that are scanned, one behind the other.
 const GONE_TO_COSTS: usize = 2;
 /// So many codes, or centres of lists, cost as much as a vector that is scanned: by their bytes 16 and 4.
@@ -119,7 +122,7 @@ impl Index {
     pub(super) fn costs(&self, search: &Search, one_in: usize) -> usize {
         match self {
             // Those that do not pass are walked through.
-            Index::Fast(_) => ef(search) * COMPARED_PER_CANDIDATE * GONE_TO_COSTS * one_in.clamp(1, 4),
+            Index::Fast(_) => WALK_BEGINS.saturating_add(ef(search).saturating_mul(KEPT_COSTS).saturating_mul(one_in)),
             Index::Compact(ivf) => {
                 let oversampling = search.params.oversampling.unwrap_or(CODED_OVERSAMPLING).max(1.0);
                 let candidates = (search.limit as f32 * oversampling) as usize;

@@ -1,8 +1,8 @@
 //! How a sealed segment is searched: by asking its index, or by comparing all that may pass.
 //!
-//! A walk of a graph with `ef` candidates compares about `ef · m` vectors wherever it is in the
-//! segment. When a share `s` of the points passes, it has to keep `ef / s` candidates to end with `ef`
-//! that do, up to a bound. Lists of codes are looked through `nprobe` at a time, and more of them the
+//! A walk of a graph takes some time to come near, and then about as much for each of `ef` candidates
+//! wherever it is in the segment. When a share `s` of the points passes, it goes past `ef / s` candidates to
+//! end with `ef` that do. Lists of codes are looked through `nprobe` at a time, and more of them the
 //! fewer pass. A scan compares all that pass, one after the other, and needs no luck.
 
 use halny_ann::Rows;

@@ -8,6 +8,7 @@ use super::log::{RECORD_BYTES_MAX, TooLarge};
 use super::record::{self, Change};
 use super::search;
 use super::view::Reading;
+use crate::request::{last_of_each, merged};
 use crate::{Named, Payload, PayloadSelect, Point, Selector, VectorSelect, VectorsError, Write, edit};
 
 /// The changes that `write` makes to the points in `reading`.
@@ -16,7 +17,7 @@ use crate::{Named, Payload, PayloadSelect, Point, Selector, VectorSelect, Vector
 /// When it names a point that is not there and needs one, or changes more than one write may.
 pub(super) fn changes(reading: &Reading, write: Write) -> Result<Vec<Change>, VectorsError> {
     match write {
-        Write::Upsert(points) => Ok(last_of_each(points).into_iter().map(Change::Put).collect()),
+        Write::Upsert(points) => Ok(last_of_each(points, |point| point.id).into_iter().map(Change::Put).collect()),
         Write::Delete(points) => Ok(selected(reading, points, false)?.into_iter().map(Change::Delete).collect()),
         Write::SetPayload { points, payload, key } => edited(reading, points, |old| match &key {
             Some(key) => edit::merge_at(old, key, &payload),
@@ -37,30 +38,6 @@ pub(super) fn changes(reading: &Reading, write: Write) -> Result<Vec<Change>, Ve
             bounded(points.into_iter().map(|id| revectored(reading, id, forget)))
         }
     }
-}
-
-/// One write that names an id twice means the last.
-fn last_of_each(points: Vec<Point>) -> Vec<Point> {
-    let mut seen = std::collections::HashSet::with_capacity(points.len());
-    let mut kept: Vec<Point> = points.into_iter().rev().filter(|point| seen.insert(point.id)).collect();
-    kept.reverse();
-    kept
-}
-
-/// One write that names an id twice means both: what it sets the second time comes over the first.
-fn merged(updates: Vec<(PointId, Named)>) -> Vec<(PointId, Named)> {
-    let mut places = std::collections::HashMap::with_capacity(updates.len());
-    let mut merged: Vec<(PointId, Named)> = Vec::with_capacity(updates.len());
-    for (id, vectors) in updates {
-        match places.get(&id).and_then(|place: &usize| merged.get_mut(*place)) {
-            Some((_, known)) => known.extend(vectors),
-            None => {
-                places.insert(id, merged.len());
-                merged.push((id, vectors));
-            }
-        }
-    }
-    merged
 }
 
 /// The ids of the points that are meant and there. One that is named and not there is an error

@@ -14,6 +14,7 @@ use super::error::{is_collision, told};
 use super::points::{Reading, Space, condition, id_in};
 use super::schema;
 use super::wire::{Sql, Vector, id_bytes, payload_text};
+use crate::request::{last_of_each, merged};
 use crate::{
     CollectionConfig, Named, Payload, PayloadSelect, Point, Reconfigure, Record, Select, Selector, VectorsError, Write,
     edit,
@@ -108,7 +109,7 @@ impl Writing<'_> {
     }
 
     async fn upsert(&mut self, points: &[Point]) -> Result<(), Failure> {
-        let mut points: Vec<&Point> = crate::request::last_of_each(points, |point| point.id);
+        let mut points: Vec<&Point> = last_of_each(points.iter().collect(), |point| point.id);
         points.sort_by_key(|point| point.id);
         let mut at = 0;
         while at < points.len() {
@@ -195,12 +196,12 @@ impl Writing<'_> {
     }
 
     async fn update_vectors(&mut self, updates: &[(PointId, Named)]) -> Result<(), Failure> {
-        let mut last = crate::request::last_of_each(updates, |(id, _)| *id);
-        last.sort_by_key(|(id, _)| *id);
-        let mut pages = Pages::of(&Selector::Ids(last.iter().map(|(id, _)| *id).collect()));
+        let mut updates = merged(updates.to_vec());
+        updates.sort_by_key(|(id, _)| *id);
+        let mut pages = Pages::of(&Selector::Ids(updates.iter().map(|(id, _)| *id).collect()));
         let mut at = 0;
         while let Some(found) = self.locked(&mut pages, PayloadSelect::None, true).await? {
-            let update = self.update(last.iter().skip(at).take(found.len()).copied());
+            let update = self.update(updates.iter().skip(at).take(found.len()));
             at += found.len();
             if let Some(update) = update {
                 update.ready()?.execute(&mut *self.connection).await?;
