@@ -9,6 +9,7 @@
 //! and needs bounds of time and memory at run time.
 
 mod field;
+mod field_rules;
 mod kind;
 mod mapping;
 mod model;
