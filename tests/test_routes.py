@@ -22,7 +22,7 @@ from conftest import GEMMA, Tiny
 from openapi_spec_validator import validate
 from refusals import GROWTH_MIB, assert_refused
 from server import BINARY, Server, free_ports, wait_for
-from tiny_models import sentences
+from tiny_models import TinyText, sentences
 
 TEXTS = sentences(40)
 QUESTION = "the weather at home"
@@ -187,7 +187,7 @@ def models(folder: Path, tiny: Tiny) -> list[projects.Table]:
     small = projects.profile(max_batch_tokens=2_048)
     return [
         projects.model("tiny", tiny.embed.folder, "embed", small),
-        projects.model("other", tiny.embed.folder, "embed", small),
+        projects.model("other", TinyText(folder / "other", seed=77).folder, "embed", small),
         projects.model("rerank", tiny.rerank.folder, "rerank", small),
         projects.model("minilm", tiny.embed.folder, "embed", small),
         projects.model("reranker", tiny.rerank.folder, "rerank", small),
