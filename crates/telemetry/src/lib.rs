@@ -237,6 +237,12 @@ mod tests {
         assert!(text.contains("halny_route_requests_total{route=\"ask\",outcome=\"ok\"} 2"), "{text}");
         assert!(!text.contains("step=\"hits\"") && !text.contains("objective="), "{text}");
         changed.forget();
+        // One that was under way, of the route as it was and as it had become, ends after it has gone.
+        for late in [&route, &changed] {
+            late.ended(RouteOutcome::Answered, long, short);
+            late.step("hits", short);
+            late.fell_back("hits");
+        }
         assert!(!metrics.render().contains("\"ask\""), "{}", metrics.render());
     }
 

@@ -1,8 +1,11 @@
 //! What the project's own routes count: requests, times, steps, fallbacks, objectives.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -49,6 +52,8 @@ pub struct RouteFamilies {
     fallbacks: Family<StepLabels, Counter>,
     events: Family<EventLabels, Counter>,
     objectives: Family<ObjectiveLabels, Gauge<f64, AtomicU64>>,
+    /// The routes that there are: what ends after its route is gone must not bring its series back.
+    bound: Arc<RwLock<HashSet<String>>>,
 }
 
 fn seconds() -> Histogram {
@@ -99,6 +104,7 @@ impl RouteFamilies {
             fallbacks: Family::default(),
             events: Family::default(),
             objectives: Family::default(),
+            bound: Arc::default(),
         };
         let f = families.clone();
         registry.register("route_requests", "Requests of the project's own routes, by outcome", f.requests);
@@ -123,6 +129,7 @@ impl RouteFamilies {
             steps: steps.iter().map(|step| (*step).to_owned()).collect(),
             objective,
         };
+        self.bound.write().insert(route.to_owned());
         // Series that are there before anything happens: a rate over them is 0, not unknown.
         drop(self.requests.get_or_create(&metrics.outcome("ok")));
         for (objective, ratio) in metrics.ratios() {
@@ -147,6 +154,9 @@ pub struct RouteMetrics {
 impl RouteMetrics {
     /// A request ended so, after `took`; `first` is when the client had its first text or the whole answer.
     pub fn ended(&self, outcome: RouteOutcome, took: Duration, first: Duration) {
+        if self.is_gone() {
+            return;
+        }
         self.families.requests.get_or_create(&self.outcome(outcome.as_str())).inc();
         let answered = outcome == RouteOutcome::Answered;
         if answered {
@@ -166,16 +176,28 @@ impl RouteMetrics {
 
     /// A step ended after `took`.
     pub fn step(&self, step: &str, took: Duration) {
+        if self.is_gone() {
+            return;
+        }
         self.families.step_seconds.get_or_create(&self.of_step(step)).observe(took.as_secs_f64());
     }
 
     /// A fallback stood in for a step.
     pub fn fell_back(&self, step: &str) {
+        if self.is_gone() {
+            return;
+        }
         self.families.fallbacks.get_or_create(&self.of_step(step)).inc();
+    }
+
+    /// Whether the project has no route of this name any more. What ends after that is counted nowhere.
+    fn is_gone(&self) -> bool {
+        !self.families.bound.read().contains(&self.route)
     }
 
     /// The route is gone, and its series with it.
     pub fn forget(&self) {
+        self.families.bound.write().remove(&self.route);
         let faults = [
             "ok",
             "cancelled",
