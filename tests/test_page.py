@@ -13,8 +13,9 @@ import requests
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 import projects
+from conftest import Tiny
 from pictures import encoded, landscape
-from server import CACHE, Server, wait_for
+from server import CACHE, Server, free_ports, wait_for
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _GEMMA = CACHE / "models" / "gemma3-270m"
@@ -336,3 +337,44 @@ def test_it_says_what_is_wrong_with_a_search_and_goes_on(searching: Page, server
 
 def test_there_is_nothing_to_search_where_no_collection_takes_texts(page: Page) -> None:
     expect(page.locator("#search-card")).to_be_hidden()
+
+
+_ASK = """
+[[routes]]
+name = "ask"
+path = "/ask"
+[routes.request]
+question = { type = "string" }
+[[routes.steps]]
+name = "hits"
+search = { collection = "notes", text = "${request.question}", limit = 1 }
+[[routes.steps]]
+name = "words"
+join = { items = "${hits.points}", each = "${item.payload.text}" }
+[[routes.steps]]
+name = "answer"
+generate = { model = "gemma", prompt = "${words.text} 1, 2, 3, 4, 5,", max_tokens = 8, temperature = 0.0 }
+[routes.response]
+answer = "${answer.text}"
+"""
+
+
+def test_it_answers_by_a_route_of_the_project_token_by_token(browser: Browser, tiny: Tiny, tmp_path: Path) -> None:
+    ports = free_ports(2)
+    pair = (ports[0], ports[1])
+    models = [
+        projects.model("tiny", tiny.embed.folder, "embed"),
+        projects.model("gemma", _GEMMA, "generate", projects.profile(generate={"cells": 1_024, "max_running": 1})),
+    ]
+    path = projects.write(tmp_path, models, ports=pair)
+    path.write_text(path.read_text(encoding="utf-8") + _ASK, encoding="utf-8")
+    with Server(path, pair) as server:
+        point = {"id": 1, "vector": {"text": "sun"}, "payload": {"text": "Numbers in their order:"}}
+        for asked, body in [("/collections/notes", {"model": "tiny"}), ("/collections/notes/points", {"points": [point]})]:
+            requests.put(f"{server.url}{asked}?wait=true", json=body, timeout=60).raise_for_status()
+        with opened(browser, server) as page:
+            page.fill("#search-query", "rain")
+            page.keyboard.press("Enter")
+            expect(page.locator("#answer-text")).to_have_text(re.compile(r"^6, 7,"))
+            expect(page.locator("#answer-facts")).to_have_text(re.compile(r"First word after [\d.]+ ms; hits .+, answer "))
+            expect(page.locator("#answer-stop")).to_be_hidden()

@@ -217,6 +217,11 @@ impl Running {
             applied = self.shared.residency.apply(&both).await;
             follow_models(&self.shared).await;
             self.route(&project);
+            // Requests that began with a route as it was still need the models as they were.
+            let patience = self.shared.limits.now().drain_timeout;
+            if tokio::time::timeout(patience, self.shared.routes.settled()).await.is_err() {
+                tracing::warn!("requests of routes that have changed did not end in time; their models go now");
+            }
         }
         let rest = self.shared.residency.apply(&project).await;
         follow_models(&self.shared).await;

@@ -20,7 +20,10 @@ use halny_telemetry::{Metrics, Objective, RouteMetrics};
 use halny_types::Fault;
 use halny_types::project::routes::Route;
 use http::{HeaderValue, Method, StatusCode, header};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::admission::{Arrived, Called, Label};
 use crate::error::Shape;
@@ -34,6 +37,8 @@ const LABEL: &str = "{route}";
 #[derive(Clone)]
 pub struct Routes {
     table: Arc<ArcSwap<Table>>,
+    /// The requests of routes that have changed or gone, until [`Routes::settled`] has waited for them.
+    retired: Arc<Mutex<Vec<TaskTracker>>>,
     metrics: Metrics,
 }
 
@@ -50,13 +55,24 @@ struct Table {
 struct Served {
     plan: Arc<Plan>,
     metrics: RouteMetrics,
+    /// Done when the route is in no table any more, and the last request that began with it has ended.
+    used: TaskTracker,
+    _use: TaskTrackerToken,
+}
+
+impl Served {
+    fn new(plan: Plan, metrics: RouteMetrics) -> Served {
+        let used = TaskTracker::new();
+        used.close();
+        Served { plan: Arc::new(plan), metrics, _use: used.token(), used }
+    }
 }
 
 impl Routes {
     /// No route yet.
     #[must_use]
     pub fn new(metrics: Metrics) -> Routes {
-        let routes = Routes { table: Arc::default(), metrics };
+        let routes = Routes { table: Arc::default(), retired: Arc::default(), metrics };
         routes.set(&[]);
         routes
     }
@@ -73,7 +89,10 @@ impl Routes {
             let served = match same {
                 Some(served) => Arc::clone(served),
                 None => match Plan::new(route.clone()) {
-                    Ok(plan) => Arc::new(Served { metrics: self.bind(&plan), plan: Arc::new(plan) }),
+                    Ok(plan) => {
+                        let metrics = self.bind(&plan);
+                        Arc::new(Served::new(plan, metrics))
+                    }
                     Err(error) => {
                         refused.push(error);
                         continue;
@@ -85,14 +104,28 @@ impl Routes {
         }
         let document = halny_pipeline::openapi(table.by_name.values().map(|served| served.plan.as_ref()));
         table.openapi = Bytes::from(document.to_string());
+        self.retired.lock().retain(|requests| !requests.is_empty());
         for (name, served) in &before.by_name {
-            match table.by_name.get(name) {
+            let now = table.by_name.get(name);
+            if now.is_none_or(|now| !Arc::ptr_eq(now, served)) {
+                self.retired.lock().push(served.used.clone());
+            }
+            match now {
                 Some(now) => served.metrics.forget_but(&now.metrics),
                 None => served.metrics.forget(),
             }
         }
         self.table.store(Arc::new(table));
         refused
+    }
+
+    /// Waits until the last request has ended that began with a route which has changed or gone since. What
+    /// those need may go then.
+    pub async fn settled(&self) {
+        let retired = std::mem::take(&mut *self.retired.lock());
+        for requests in retired {
+            requests.wait().await;
+        }
     }
 
     fn bind(&self, plan: &Plan) -> RouteMetrics {

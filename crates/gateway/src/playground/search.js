@@ -87,7 +87,7 @@ async function answerQuestion(path, question, signal) {
   for await (const event of events(path, { method: "POST", headers: { "content-type": "application/json" }, body, signal })) {
     if (event.text) {
       first ||= performance.now() - began;
-      text.append(event.text);
+      text.append(text.textContent ? event.text : event.text.trimStart());
     }
     if (event.steps) {
       const steps = event.steps.map(({ step, start_ms: start, end_ms: end }) => `${step} ${inMs(end - start)}`);
