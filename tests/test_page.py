@@ -305,6 +305,7 @@ def searching(browser: Browser, server: Server) -> Iterator[Page]:
         answer = requests.request(method, server.url + path, json=body, timeout=60)
         assert answer.status_code == 200, answer.text
     with opened(browser, server) as page:
+        expect(page.locator("#search-card")).to_be_visible()
         yield page
     for name in ("notes", "vectors-only"):
         assert requests.delete(f"{server.url}/collections/{name}", timeout=60).status_code == 200
@@ -373,6 +374,8 @@ def test_it_answers_by_a_route_of_the_project_token_by_token(browser: Browser, t
         for asked, body in [("/collections/notes", {"model": "tiny"}), ("/collections/notes/points", {"points": [point]})]:
             requests.put(f"{server.url}{asked}?wait=true", json=body, timeout=60).raise_for_status()
         with opened(browser, server) as page:
+            # It comes when the page knows the project's routes.
+            expect(page.locator("#answer-part")).to_be_visible()
             page.fill("#search-query", "rain")
             page.keyboard.press("Enter")
             expect(page.locator("#answer-text")).to_have_text(re.compile(r"^6, 7,"))
