@@ -1,26 +1,15 @@
 //! What lists of codes promise: nearly all of the nearest, exact similarities, little memory, the same from a file.
 #![allow(clippy::unwrap_used)]
 
+mod clusters;
+
 use bytes::Bytes;
+use clusters::clustered;
 use halny_ann::{CodeBits, Found, Ivf, IvfOptions, IvfParams, Metric, Progress, Rows, exact};
 use proptest::prelude::*;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 
 const METRICS: [Metric; 2] = [Metric::Dot, Metric::Euclid];
 const BITS: [CodeBits; 2] = [CodeBits::Four, CodeBits::Eight];
-
-/// Rows in clusters, as embeddings are.
-fn clustered(count: usize, dimensions: usize, seed: u64) -> Vec<f32> {
-    let mut chance = ChaCha8Rng::seed_from_u64(seed);
-    let centres: Vec<f32> = (0..20 * dimensions).map(|_| chance.random_range(-1.0..1.0)).collect();
-    let mut values = Vec::with_capacity(count * dimensions);
-    for _ in 0..count {
-        let centre = chance.random_range(0..20) * dimensions;
-        values.extend(centres[centre..centre + dimensions].iter().map(|value| value + chance.random_range(-0.4..0.4)));
-    }
-    values
-}
 
 fn options(bits: CodeBits) -> IvfOptions {
     IvfOptions { bits, ..IvfOptions::default() }
