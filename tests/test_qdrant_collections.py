@@ -85,6 +85,27 @@ def test_settings_of_a_graph_are_kept_and_changed(pair: Pair) -> None:
     assert (config.m, config.ef_construct) == (24, 150)
 
 
+def test_metadata_is_kept_as_it_is_and_changed_key_by_key(pair: Pair) -> None:
+    written = {"team": "search", "run": {"epochs": 3, "notes": ["ä", None]}, "gone": 1}
+    name = pair.collection(SMALL, metadata=written)
+    assert pair.tested.get_collection(name).config.metadata == written
+    assert pair.tested.update_collection(name, metadata={"run": {"epochs": 4}, "gone": None, "new": True})
+    assert pair.tested.get_collection(name).config.metadata == {"team": "search", "run": {"epochs": 4}, "new": True}
+    assert pair.tested.update_collection(name, metadata={"team": None, "run": None, "new": None})
+    assert pair.tested.get_collection(name).config.metadata is None
+    bare = pair.collection(SMALL)
+    assert pair.tested.get_collection(bare).config.metadata is None
+
+
+def test_metadata_has_a_bound(pair: Pair) -> None:
+    name = pair.collection(SMALL, metadata={"kept": "x"})
+    large = {"text": "x" * (64 << 10)}
+    refused(pair.tested, lambda client: client.update_collection(name, metadata=large), 400, "metadata", 64 << 10)
+    assert pair.tested.get_collection(name).config.metadata == {"kept": "x"}
+    refused(pair.tested, lambda client: client.create_collection("large", SMALL, metadata=large), 400, "metadata")
+    assert not pair.tested.collection_exists("large")
+
+
 @pytest.mark.parametrize("asked, told", [("x4", "x8"), ("x8", "x8"), ("x16", "x16"), ("x32", "x32"), ("x64", "x64")])
 def test_product_quantisation_is_told_as_it_was_asked_for(pair: Pair, asked: str, told: str) -> None:
     """`x4` takes as little as `x8`: found vectors are compared at full precision whatever was asked for."""

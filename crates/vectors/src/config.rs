@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use halny_payload::FieldKind;
 use serde::{Deserialize, Serialize};
 
-use crate::VectorsError;
+use crate::{Payload, VectorsError};
 
 /// The most numbers in a vector.
 pub const DIMENSIONS_MAX: usize = 65_536;
@@ -13,6 +13,12 @@ pub const DIMENSIONS_MAX: usize = 65_536;
 pub const VECTORS_MAX: usize = 64;
 /// The longest name of a vector, in bytes.
 pub const VECTOR_NAME_BYTES_MAX: usize = 96;
+/// The most bytes of a collection's metadata, as JSON.
+pub const METADATA_BYTES_MAX: usize = 64 << 10;
+/// Neighbours of a node in a graph, unless said otherwise.
+pub const M: usize = 16;
+/// Candidates that are looked at for each node when a graph is built, unless said otherwise.
+pub const EF_CONSTRUCT: usize = 200;
 
 /// What makes two vectors near.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +148,7 @@ pub enum Tier {
 
 impl Default for Tier {
     fn default() -> Tier {
-        Tier::Fast { m: 16, ef_construct: 200, precision: Precision::default() }
+        Tier::Fast { m: M, ef_construct: EF_CONSTRUCT, precision: Precision::default() }
     }
 }
 
@@ -233,6 +239,9 @@ pub struct CollectionConfig {
     /// When and how segments are made.
     #[serde(default)]
     pub segmenting: Segmenting,
+    /// What clients wrote down about it, and read back as it is.
+    #[serde(default, skip_serializing_if = "Payload::is_empty")]
+    pub metadata: Payload,
 }
 
 impl CollectionConfig {
@@ -253,7 +262,23 @@ impl CollectionConfig {
             }
             vector.check(name)?;
         }
+        let bytes = serde_json::to_string(&self.metadata).map_or(usize::MAX, |text| text.len());
+        if bytes > METADATA_BYTES_MAX {
+            return refused(format!("`metadata` has {bytes} bytes, it may have {METADATA_BYTES_MAX}"));
+        }
         self.segmenting.check()
+    }
+
+    /// Takes what is new in `changes` into the metadata: a key that is there gets the new value, one whose value is
+    /// null goes.
+    pub fn change_metadata(&mut self, changes: Payload) {
+        for (key, value) in changes {
+            if value.is_null() {
+                self.metadata.remove(&key);
+            } else {
+                self.metadata.insert(key, value);
+            }
+        }
     }
 }
 

@@ -31,8 +31,8 @@ mod request;
 mod scan;
 
 pub use config::{
-    CodeBits, CollectionConfig, DIMENSIONS_MAX, Distance, EF_MAX, EmbeddingSpace, Precision, Segmenting, Tier,
-    VECTOR_NAME_BYTES_MAX, VECTORS_MAX, VectorConfig,
+    CodeBits, CollectionConfig, DIMENSIONS_MAX, Distance, EF_CONSTRUCT, EF_MAX, EmbeddingSpace, M, METADATA_BYTES_MAX,
+    Precision, Segmenting, Tier, VECTOR_NAME_BYTES_MAX, VECTORS_MAX, VectorConfig,
 };
 pub use contract::{AliasChange, Collections, Points, Reconfigure, SpaceStatus, Spaces, VectorStatus, Waiting};
 pub use error::VectorsError;

@@ -146,6 +146,39 @@ fn segments_are_sealed_indexed_and_merged_behind_the_writes() {
     }
 }
 
+#[test]
+fn once_nothing_is_written_the_last_points_are_indexed_if_they_are_enough() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(folder.path());
+        let segmenting = Segmenting { open_points: 5_000, index_from_points: 50, ..Segmenting::default() };
+        let config = CollectionConfig { segmenting, ..config_of([Tier::default(), COMPACT]) };
+        for (name, count) in [("few", 40), ("c", 60)] {
+            store.create(CollectionName::new(name).unwrap(), &config).await.unwrap();
+            let space = store.get(name).unwrap().active();
+            space.write(vec![Write::Upsert(numbered(0..count))], true).await.unwrap();
+        }
+        let of_them = |space: &Space, indexed, vectors| {
+            let status = || space.status().vectors["a"];
+            while (status().indexed, status().vectors) != (indexed, vectors) || space.status().unfinished > 0 {
+                std::thread::yield_now();
+            }
+        };
+        of_them(&space(&store), 60, 60);
+        assert_eq!(space(&store).search(&nearest(25.0), &Select::default()).len(), 10);
+        let few = store.get("few").unwrap().active().status();
+        assert_eq!((few.segments, few.points, few.vectors["a"].indexed), (1, 40, 0), "too few for an index");
+        // The same where they come out of the log at a start. What is left of the first segment is one point.
+        space(&store).write(vec![Write::Upsert(numbered(1..60))], true).await.unwrap();
+        store.close();
+        drop(store);
+        store = open(folder.path());
+        of_them(&space(&store), 59, 60);
+        assert_eq!(space(&store).status().points, 60);
+        store.close();
+    });
+}
+
 /// Points with vectors `a` in clusters, 128 dimensions each.
 fn wide(count: u64) -> Vec<Point> {
     let vector =

@@ -9,8 +9,8 @@ use axum::response::Response;
 use halny_types::CollectionName;
 use halny_types::project::TaskKind;
 use halny_vectors::{
-    AliasChange, CollectionConfig, Distance, EmbeddingSpace, Precision, Segmenting, SpaceStatus, Tier, VectorConfig,
-    VectorsError,
+    AliasChange, CollectionConfig, Distance, EF_CONSTRUCT, EmbeddingSpace, M, Payload, Precision, Segmenting,
+    SpaceStatus, Tier, VectorConfig, VectorsError,
 };
 use http::HeaderMap;
 use serde::Deserialize;
@@ -41,7 +41,7 @@ struct Create {
     wal_config: Option<Value>,
     strict_mode_config: Option<Value>,
     init_from: Option<Value>,
-    metadata: Option<Value>,
+    metadata: Option<Payload>,
 }
 
 /// One vector without a name, or several by name.
@@ -126,7 +126,7 @@ impl Create {
         }
         // One machine has one shard and one replica, and a payload is always on disk.
         let _ = (self.shard_number, self.sharding_method, self.replication_factor, self.write_consistency_factor);
-        let _ = (self.on_disk_payload, self.wal_config, self.metadata);
+        let _ = (self.on_disk_payload, self.wal_config);
         let (hnsw, quantisation) = (self.hnsw_config.unwrap_or_default(), self.quantization_config);
         let one = |form: VectorForm| form.config(&hnsw, quantisation.as_ref());
         let mut vectors: BTreeMap<String, VectorConfig> = match self.vectors {
@@ -154,7 +154,8 @@ impl Create {
         let mut segmenting = Segmenting::default();
         let optimisers = self.optimizers_config.unwrap_or_default();
         optimisers.apply(&mut segmenting, &vectors);
-        let config = CollectionConfig { vectors, space: made, fields: BTreeMap::new(), segmenting };
+        let mut config = CollectionConfig { vectors, space: made, segmenting, ..CollectionConfig::default() };
+        config.change_metadata(self.metadata.unwrap_or_default());
         config.check()?;
         Ok(config)
     }
@@ -209,8 +210,8 @@ fn tier(
     if let Some(compact) = quantisation.map(|asked| asked.tier(dimensions)).transpose()?.flatten() {
         return Ok(compact);
     }
-    let m = own.m.or(common.m).unwrap_or(16);
-    let ef_construct = own.ef_construct.or(common.ef_construct).unwrap_or(200);
+    let m = own.m.or(common.m).unwrap_or(M);
+    let ef_construct = own.ef_construct.or(common.ef_construct).unwrap_or(EF_CONSTRUCT);
     Ok(Tier::Fast { m, ef_construct, precision: Precision::Int8 })
 }
 
@@ -251,7 +252,7 @@ struct Update {
     quantization_config: Option<Value>,
     sparse_vectors: Option<Value>,
     strict_mode_config: Option<Value>,
-    metadata: Option<Value>,
+    metadata: Option<Payload>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -290,7 +291,8 @@ impl Update {
                 return Err(VectorsError::Unsupported(name.to_owned()));
             }
         }
-        let _ = (self.params, self.metadata);
+        let _ = self.params;
+        config.change_metadata(self.metadata.unwrap_or_default());
         if let Some(optimisers) = self.optimizers_config {
             optimisers.apply(&mut config.segmenting, &config.vectors);
         }
@@ -429,6 +431,7 @@ fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[Embeddin
                 "max_segment_size": kilobytes(config.segmenting.merged_points_max),
             },
             "wal_config": { "wal_capacity_mb": 64, "wal_segments_ahead": 0 },
+            "metadata": (!config.metadata.is_empty()).then_some(&config.metadata),
         },
         "payload_schema": fields,
         "spaces": spaces,
@@ -443,7 +446,7 @@ fn described(config: &CollectionConfig, status: &SpaceStatus, spaces: &[Embeddin
 fn hnsw(tier: Option<&Tier>) -> Value {
     let (m, ef_construct) = match tier {
         Some(Tier::Fast { m, ef_construct, .. }) => (*m, *ef_construct),
-        _ => (16, 200),
+        _ => (M, EF_CONSTRUCT),
     };
     json!({ "m": m, "ef_construct": ef_construct, "full_scan_threshold": 10_000 })
 }

@@ -8,6 +8,9 @@
 //! merging builds an index anew. The rule: *segments are merged when four of about the same size
 //! have come together; once nothing is written, also when the others together have grown to a
 //! quarter of the largest.* So a point is indexed about as often as the collection has quadrupled since.
+//!
+//! The points that were written last are scanned by every search. Once a collection rests, they are sealed as soon
+//! as they are enough for an index, and need not wait for more.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,7 +31,8 @@ use super::writer::Command;
 use super::{faults, files, warm};
 use crate::CollectionConfig;
 
-/// After so long without a word from any writer, the collections count as idle.
+/// After so long without a word from any writer, the collections count as idle; after so long without a write, one
+/// of them rests.
 const IDLE: Duration = Duration::from_secs(2);
 /// What is kept in memory is looked over so often, while something is asked.
 const WARM_EVERY: Duration = Duration::from_secs(2);
@@ -74,6 +78,10 @@ pub(super) struct Built {
 struct Client {
     shared: Weak<Shared>,
     commands: mpsc::WeakUnboundedSender<Command>,
+    /// The last write that was seen, and when it was new.
+    written: (u64, Tick),
+    /// The writer was asked to seal what was written until then.
+    asked: Option<u64>,
 }
 
 /// What is to be done for a collection beside sealing.
@@ -148,7 +156,7 @@ fn seal_all(queue: &Receiver<Call>) {
     let mut clients: Vec<Client> = Vec::new();
     while let Ok(call) = queue.recv() {
         match call {
-            Call::At(shared, commands) => clients.push(Client { shared, commands }),
+            Call::At(shared, commands) => clients.push(Client::new(shared, commands)),
             Call::Look | Call::Measure => {}
             Call::Stop => return,
         }
@@ -160,7 +168,7 @@ fn seal_all(queue: &Receiver<Call>) {
 
 fn run(queue: &Receiver<Call>, threads: usize, mut warm: Keeper) {
     // Searches come first.
-    if rustix::process::nice(10).is_err() {
+    if rustix::process::nice(19).is_err() {
         tracing::debug!("the builder runs at normal priority");
     }
     let mut clients: Vec<Client> = Vec::new();
@@ -171,12 +179,13 @@ fn run(queue: &Receiver<Call>, threads: usize, mut warm: Keeper) {
             wake => queue.recv_timeout(Tick::now().until(wake)),
         };
         match call {
-            Ok(Call::At(shared, commands)) => clients.push(Client { shared, commands }),
+            Ok(Call::At(shared, commands)) => clients.push(Client::new(shared, commands)),
             Ok(Call::Look) => idle_from = Tick::now() + IDLE,
             Ok(Call::Measure) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         clients.retain(|client| client.shared.strong_count() > 0);
+        clients.iter_mut().for_each(Client::seal_at_rest);
         let idle = idle_from <= Tick::now();
         // In turns, so that no collection waits for all the work of another.
         while queue.is_empty() && clients.iter().fold(false, |any, client| client.work(threads, idle) | any) {}
@@ -219,15 +228,42 @@ impl Keeper {
     }
 }
 
-/// When something is to be done though nobody says so: when the collections have become idle, and when a query
-/// that waits may be measured.
+/// When something is to be done though nobody says so: when the collections have become idle, when one may rest
+/// that has points to seal, and when a query that waits may be measured.
 fn wake(clients: &[Client], now: Tick, idle_from: Tick, rested: Tick) -> Tick {
     let waits = clients.iter().any(|client| client.shared.upgrade().is_some_and(|shared| shared.recalls.waits()));
     let idle = if idle_from > now { idle_from } else { Tick::NEVER };
-    if waits { idle.min(rested) } else { idle }
+    let measured = if waits { rested } else { Tick::NEVER };
+    clients.iter().map(Client::rests_from).fold(idle.min(measured), Tick::min)
 }
 
 impl Client {
+    fn new(shared: Weak<Shared>, commands: mpsc::WeakUnboundedSender<Command>) -> Client {
+        Client { shared, commands, written: (0, Tick::now()), asked: None }
+    }
+
+    /// When the collection rests if nothing is written until then; never where nothing would be done about it.
+    fn rests_from(&self) -> Tick {
+        let worth = || self.shared.upgrade().is_some_and(|shared| is_worth_sealing(&shared.view.load()));
+        if self.asked != Some(self.written.0) && worth() { self.written.1 + IDLE } else { Tick::NEVER }
+    }
+
+    /// Has the writer begin a new segment if the collection rests, and the one it has is enough for an index.
+    fn seal_at_rest(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let (last, now) = (shared.visible.load(Ordering::Relaxed), Tick::now());
+        if last != self.written.0 {
+            self.written = (last, now);
+        }
+        if self.rests_from() <= now
+            && let Some(commands) = self.commands.upgrade()
+        {
+            // Once: should it fail, it is tried again after the next write.
+            self.asked = Some(last);
+            let _ = commands.send(Command::Rotate);
+        }
+    }
+
     /// Measures a query that waits for it, if one does.
     fn measure(&self) {
         if let Some(shared) = self.shared.upgrade() {
@@ -326,6 +362,14 @@ fn merged(
             .inspect_err(|_| files::warn_of(files::clear(segment.folder())))?;
     }
     Ok(segment)
+}
+
+/// Whether the segment that is being written has points enough for an index.
+pub(super) fn is_worth_sealing(view: &View) -> bool {
+    match view.pieces.last() {
+        Some(Piece::Open(open)) => open.read().len() >= view.config.segmenting.index_from_points.max(1),
+        Some(Piece::Sealed(_)) | None => false,
+    }
 }
 
 /// The oldest segment that waits to be sealed.

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use halny_payload::PointId;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::builder::{Builder, Built};
+use super::builder::{Builder, Built, is_worth_sealing};
 use super::log::Log;
 use super::open::OpenSegment;
 use super::record::{self, Change};
@@ -41,6 +41,8 @@ pub(super) enum Command {
     Configure { change: Reconfigure, reply: Reply<()> },
     /// To show the folder as it is, while nothing in it changes.
     Frozen { with: Frozen, reply: Reply<()> },
+    /// To begin a new open segment: nothing is written, and the one there is should be sealed.
+    Rotate,
     /// To put what the builder built in its place, and to tell it whether that was done.
     Built(Built, oneshot::Sender<bool>),
 }
@@ -71,6 +73,8 @@ pub(super) struct Writer {
     /// cannot be made are made.
     waiting: Vec<(Reply<u64>, Result<u64, VectorsError>)>,
     backlog: VecDeque<Command>,
+    /// The last open segment that the builder was told of to have points enough for an index.
+    told_of: Option<u64>,
     /// Why no segment could be sealed when that was last tried.
     stuck: bool,
     /// An earlier write failed in a way that leaves unknown what is on disk.
@@ -117,6 +121,7 @@ impl Writer {
             builder,
             waiting,
             backlog,
+            told_of: None,
             stuck: false,
             broken: false,
             unsure: false,
@@ -157,6 +162,12 @@ impl Writer {
             Command::Frozen { with, reply } => {
                 self.confirm();
                 let _ = reply.send(self.show(with));
+            }
+            Command::Rotate => {
+                self.confirm();
+                if is_worth_sealing(&self.shared.view.load()) {
+                    self.rotate_or_go_on();
+                }
             }
             Command::Built(built, done) => {
                 self.confirm();
@@ -213,10 +224,19 @@ impl Writer {
 
     fn rotate_if_full(&mut self) {
         let points = self.open.read().len();
-        if (points >= self.shared.view.load().config.segmenting.open_points || self.log.bytes() > LOG_BYTES_MAX)
-            && let Err(error) = self.rotate()
-        {
-            // It goes on in the log there is, and tries again with the next write.
+        let segmenting = self.shared.view.load().config.segmenting;
+        if points >= segmenting.open_points || self.log.bytes() > LOG_BYTES_MAX {
+            self.rotate_or_go_on();
+        } else if points >= segmenting.index_from_points && self.told_of != Some(self.open.serial) {
+            // They are sealed once the collection rests.
+            self.told_of = Some(self.open.serial);
+            self.builder.look();
+        }
+    }
+
+    /// Begins a new open segment. Where that fails it goes on in the log there is.
+    fn rotate_or_go_on(&mut self) {
+        if let Err(error) = self.rotate() {
             tracing::error!(%error, "no new log could be begun");
         }
     }
