@@ -28,7 +28,14 @@ def writing(name: str = "default", threads: int = 1, **generate: Any) -> Table:
     return table | ({"generate": generate} if generate else {})
 
 
-def write(folder: Path, models: list[Table], *, ports: tuple[int, int] | None = None, **server: Any) -> Path:
+def write(
+    folder: Path,
+    models: list[Table],
+    *,
+    ports: tuple[int, int] | None = None,
+    vectors: Table | None = None,
+    **server: Any,
+) -> Path:
     """Writes `halny.toml` with free ports and a cache folder beside it; gives its path."""
     port, admin_port = ports or tuple(free_ports(2))
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,6 +43,8 @@ def write(folder: Path, models: list[Table], *, ports: tuple[int, int] | None = 
         "server": {"address": f"127.0.0.1:{port}", "admin_address": f"127.0.0.1:{admin_port}"} | server,
         "cache": {"folder": str(folder / "cache")},
     }
+    if vectors:
+        tables["vectors"] = vectors
     path = folder / "halny.toml"
     part = folder / "halny.toml.new"
     part.write_text(render(tables, models), encoding="utf-8")

@@ -21,6 +21,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.http import models
 from qdrant_client.http.exceptions import UnexpectedResponse
 
+import engines
 import projects
 from server import Server, free_ports
 
@@ -34,14 +35,19 @@ VECTOR_TOLERANCE = 1e-5
 PATIENCE_S = 120
 
 
-def start(folder: Path, ports: tuple[int, int] | None = None, **server: Any) -> Server:
-    """A server with an empty vector database, or with the one that an earlier server left in the folder."""
+def start(
+    folder: Path, ports: tuple[int, int] | None = None, vectors: projects.Table | None = None, **server: Any
+) -> Server:
+    """A server with an empty vector database, or with the one that an earlier server left in the folder.
+
+    `vectors` says what keeps its collections, where that is not the folder.
+    """
     port, admin_port = ports or cast(tuple[int, int], tuple(free_ports(2)))
     folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, projects.Table] = {
         "server": {"address": f"127.0.0.1:{port}", "admin_address": f"127.0.0.1:{admin_port}"} | server,
         "cache": {"folder": str(folder / "cache")},
-        "vectors": {"folder": str(folder / "vectors")},
+        "vectors": vectors or {"folder": str(folder / "vectors")},
     }
     path = folder / "halny.toml"
     path.write_text(projects.render(tables, []), encoding="utf-8")
@@ -67,6 +73,7 @@ class Pair:
 
     oracle: QdrantClient
     tested: QdrantClient
+    engine: str = "embedded"
     _names: Iterator[str] = field(default_factory=names)
 
     def same(self, call: Callable[..., T], *, cut_in_tie: bool = False) -> T:
@@ -102,11 +109,11 @@ class Pair:
 
 
 @contextlib.contextmanager
-def pair(folder: Path) -> Iterator[Pair]:
+def pair(folder: Path, engine: str = "embedded") -> Iterator[Pair]:
     """An oracle beside a server that starts, and has to live until its tests are over."""
-    with start(folder) as server, contextlib.closing(connect(server)) as tested:
-        with contextlib.closing(QdrantClient(":memory:")) as oracle:
-            yield Pair(oracle, tested)
+    with engines.settings(engine, folder) as vectors, start(folder, vectors=vectors) as server:
+        with contextlib.closing(connect(server)) as tested, contextlib.closing(QdrantClient(":memory:")) as oracle:
+            yield Pair(oracle, tested, engine)
         assert server.stop() == 0
         assert "panicked" not in server.log()
 

@@ -13,15 +13,16 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 import qdrant
 import qdrant_points
+from engines import ENGINES
 from qdrant import Pair, ids, refused, uuid_of
 from qdrant_points import DIMENSIONS, INDEXES, SMALL_DIMENSIONS
 
 SMALL = models.VectorParams(size=2, distance=models.Distance.DOT)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with qdrant.pair(tmp_path_factory.mktemp("collections")) as pair:
+@pytest.fixture(scope="module", params=ENGINES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with qdrant.pair(tmp_path_factory.mktemp("collections"), request.param) as pair:
         yield pair
 
 
@@ -111,7 +112,12 @@ def test_product_quantisation_is_told_as_it_was_asked_for(pair: Pair, asked: str
     """`x4` takes as little as `x8`: found vectors are compared at full precision whatever was asked for."""
     product = models.ProductQuantizationConfig(compression=models.CompressionRatio(asked), always_ram=True)
     params = models.VectorParams(size=64, distance=models.Distance.COSINE)
-    name = pair.collection(params, quantization_config=models.ProductQuantization(product=product))
+    quantisation = models.ProductQuantization(product=product)
+    if pair.engine == "postgres":
+        asking = {"vectors_config": params, "quantization_config": quantisation}
+        refused(pair.tested, lambda client: client.create_collection("no", **asking), 501, "product quantisation")
+        return
+    name = pair.collection(params, quantization_config=quantisation)
     config = pair.tested.get_collection(name).config
     assert isinstance(config.quantization_config, models.ProductQuantization)
     assert config.quantization_config.product.compression == told
@@ -125,6 +131,9 @@ def test_a_vector_with_product_quantisation_of_its_own_finds_what_the_others_fin
         name: params.model_copy(update={"quantization_config": models.ProductQuantization(product=product)})
         for name, params in qdrant_points.named_vectors().items()
     }
+    if pair.engine == "postgres":
+        refused(pair.tested, lambda client: client.create_collection("no", vectors), 501, "product quantisation")
+        return
     name = pair.collection(vectors, qdrant_points.named_points(30))
     for using, params in vectors.items():
         thorough = models.SearchParams(quantization=models.QuantizationSearchParams(oversampling=4.0))

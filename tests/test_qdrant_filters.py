@@ -11,6 +11,7 @@ from qdrant_client import models
 
 import qdrant
 import qdrant_points
+from engines import ENGINES
 from qdrant import Pair, ids
 from qdrant_points import CITIES, COUNT, INDEXES, point_id, vectors
 
@@ -217,9 +218,9 @@ FILTERS: dict[str, models.Filter] = {
 }
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with qdrant.pair(tmp_path_factory.mktemp("filters")) as pair:
+@pytest.fixture(scope="module", params=ENGINES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with qdrant.pair(tmp_path_factory.mktemp("filters"), request.param) as pair:
         yield pair
 
 

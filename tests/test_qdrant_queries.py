@@ -11,6 +11,7 @@ from qdrant_client.http import models
 
 import qdrant
 import qdrant_points
+from engines import ENGINES
 from qdrant import Pair, ids
 from qdrant_points import COUNT, DIMENSIONS, INDEXES, SMALL_DIMENSIONS, point_id, vectors
 
@@ -21,9 +22,9 @@ CHEAP = models.Filter(must=[models.FieldCondition(key="price", range=models.Rang
 EXACT = models.SearchParams(exact=True)
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    with qdrant.pair(tmp_path_factory.mktemp("queries")) as pair:
+@pytest.fixture(scope="module", params=ENGINES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with qdrant.pair(tmp_path_factory.mktemp("queries"), request.param) as pair:
         yield pair
 
 

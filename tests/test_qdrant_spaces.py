@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import requests
 
+import engines
 import projects
 from server import Server, free_ports, wait_for
 from tiny_models import TinyText, sentences
@@ -27,8 +29,9 @@ Answers = dict[str, npt.NDArray[np.float64]]
 class Versions:
     """A project whose model `tiny` is rolled from one version to another and back, with a collection of both."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, vectors: projects.Table) -> None:
         self.folder = folder
+        self.vectors = vectors
         self.models = {"one": TinyText(folder / "one", seed=11), "two": TinyText(folder / "two", seed=12)}
         ports = free_ports(2)
         self.ports = (ports[0], ports[1])
@@ -41,7 +44,7 @@ class Versions:
             projects.model("tiny", self.models[version].folder, "embed", preload=preload),
             projects.model("next", self.models["two"].folder, "embed"),
         ]
-        return projects.write(self.folder / "project", models, ports=self.ports)
+        return projects.write(self.folder / "project", models, ports=self.ports, vectors=self.vectors)
 
     def rolled(self, version: str) -> None:
         """The same, and waits until it serves."""
@@ -80,12 +83,13 @@ def points(version: str) -> list[dict[str, Any]]:
     return [{"id": n, "vector": {"text": text}, "payload": payload | {"n": n}} for n, text in enumerate(TEXTS)]
 
 
-@pytest.fixture
-def versions(tmp_path: Path) -> Any:
-    made = Versions(tmp_path)
-    with made.server:
-        made.fill()
-        yield made
+@pytest.fixture(params=engines.ENGINES)
+def versions(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Versions]:
+    with engines.settings(request.param, tmp_path) as vectors:
+        made = Versions(tmp_path, vectors)
+        with made.server:
+            made.fill()
+            yield made
 
 
 def query(text: str) -> dict[str, Any]:

@@ -369,8 +369,11 @@ pub(super) async fn info(
     let answer = async {
         let collection = collection(&shared, &name).await?;
         let space = Chosen::of(&shared, Arc::clone(&collection)).space;
-        let spaces: Vec<EmbeddingSpace> =
+        let mut spaces: Vec<EmbeddingSpace> =
             collection.spaces().iter().filter_map(|space| space.config().space.clone()).collect();
+        // The one that is asked comes first: which was decided for last is written down a moment later.
+        let asked = space.config().space.clone();
+        spaces.sort_by_key(|made| !asked.as_ref().is_some_and(|asked| asked.same(made)));
         let status = read(&shared, &space, |points| points.status()).await?;
         small(&shared, arrived, described(&space.config(), &status, &spaces)).await
     };
