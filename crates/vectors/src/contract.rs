@@ -125,11 +125,17 @@ pub trait Spaces: Send + Sync {
 /// The points of one space.
 ///
 /// One call sees the points as of one moment, unless the engine's docs say otherwise. Two calls may
-/// see two moments.
+/// see two moments; those on what [`Points::held`] gives see one.
 pub trait Points: Send + Sync {
     /// Whether the calls that read wait for another server. Then they are made on threads that may
     /// block, never on one that runs async code; else they compute, and belong into the CPU pool.
     fn blocks(&self) -> bool;
+
+    /// The same points, read as of now by every call, so that a query made of several searches is of one moment;
+    /// nothing where the engine cannot hold one. It keeps files and memory of then: let go of it soon.
+    fn held(&self) -> Option<Arc<dyn Points>> {
+        None
+    }
 
     /// What the space holds.
     fn config(&self) -> Arc<CollectionConfig>;

@@ -8,8 +8,8 @@ use halny_payload::PointId;
 use halny_types::CollectionName;
 use halny_vectors::embedded::{Space, Store};
 use halny_vectors::{
-    AliasChange, CollectionConfig, Distance, EmbeddingSpace, Payload, Point, Scroll, Search, SearchParams, Segmenting,
-    Select, Tier, VectorConfig, VectorsError, Write,
+    AliasChange, CollectionConfig, Distance, EmbeddingSpace, Payload, Point, Record, Scroll, Search, SearchParams,
+    Segmenting, Select, Tier, VectorConfig, VectorsError, Write,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -261,17 +261,12 @@ fn what_is_seen_is_of_one_moment_while_points_are_written_again_and_again() {
             let mut looks = 0;
             while !ended.load(std::sync::atomic::Ordering::Relaxed) || looks < 10 {
                 // Every point is there once, all with the same `round`: a write is seen whole.
-                let scroll = Scroll { from: None, limit: 100, filter: None, select: ALL };
-                let (records, _) = watched.scroll(&scroll);
-                assert_eq!(records.len(), 40);
-                let rounds: std::collections::BTreeSet<String> = records
-                    .iter()
-                    .map(|record| {
-                        record.payload.as_ref().and_then(|p| p.get("round")).map_or(String::new(), ToString::to_string)
-                    })
-                    .collect();
-                assert_eq!(rounds.len(), 1, "{rounds:?}");
+                let held = watched.held();
+                let round = round_of(&held);
                 assert_eq!(watched.search(&nearest(20.0), &Select::default()).len(), 10);
+                // What is held stays as it was, whatever was written, sealed and merged since.
+                let now = round_of(&watched);
+                assert_eq!(round_of(&held), round, "it is {now} now");
                 looks += 1;
             }
         });
@@ -286,6 +281,19 @@ fn what_is_seen_is_of_one_moment_while_points_are_written_again_and_again() {
         watch.join().unwrap();
         store.close();
     });
+}
+
+/// The `round` of all 40 points.
+fn round_of(space: &Space) -> String {
+    let scroll = Scroll { from: None, limit: 100, filter: None, select: ALL };
+    let (records, _) = space.scroll(&scroll);
+    assert_eq!(records.len(), 40);
+    let round = |record: &Record| {
+        record.payload.as_ref().and_then(|p| p.get("round")).map_or(String::new(), ToString::to_string)
+    };
+    let rounds: std::collections::BTreeSet<String> = records.iter().map(round).collect();
+    assert_eq!(rounds.len(), 1, "{rounds:?}");
+    rounds.into_iter().next().unwrap()
 }
 
 #[test]

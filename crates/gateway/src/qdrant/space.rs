@@ -48,7 +48,8 @@ pub(super) fn files(shared: &Shared) -> Result<&Arc<Store>, ApiError> {
     })
 }
 
-/// Reads points: in the CPU pool; where another server is asked, on a thread that may wait for it.
+/// Reads points: in the CPU pool; where another server is asked, on a thread that may wait for it. All that `read`
+/// asks is of one moment where the engine can hold one.
 ///
 /// # Errors
 /// What `read` says, or that there is no room in the pool.
@@ -58,11 +59,13 @@ pub(super) async fn read<T: Send + 'static, E: Into<ApiError> + Send + 'static>(
     read: impl FnOnce(&dyn Points) -> Result<T, E> + Send + 'static,
 ) -> Result<T, ApiError> {
     let points = Arc::clone(points);
-    if points.blocks() {
-        let done = tokio::task::spawn_blocking(move || read(points.as_ref())).await;
+    let blocks = points.blocks();
+    let read = move || read(points.held().unwrap_or(points).as_ref());
+    if blocks {
+        let done = tokio::task::spawn_blocking(read).await;
         return done.map_err(|_| ApiError::new(Fault::Ours, "reading points broke off"))?.map_err(Into::into);
     }
-    shared.pool.run(move || read(points.as_ref())).await?.map_err(Into::into)
+    shared.pool.run(read).await?.map_err(Into::into)
 }
 
 /// The collection that a name or an alias means.

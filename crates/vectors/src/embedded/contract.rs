@@ -86,6 +86,10 @@ impl Points for Space {
         false
     }
 
+    fn held(&self) -> Option<Arc<dyn Points>> {
+        Some(Arc::new(Space::held(self)))
+    }
+
     fn config(&self) -> Arc<CollectionConfig> {
         Space::config(self)
     }
@@ -116,7 +120,7 @@ impl Points for Space {
     }
 
     fn each(&self, filter: Option<&Filter>, select: &Select, with: &mut dyn FnMut(Record)) -> Result<(), VectorsError> {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         for (id, place) in search::passing(&reading, filter, None, usize::MAX) {
             let (payload, vectors) = (reading.payload(place, &select.payload), reading.vectors(place, &select.vectors));
             with(Record { id, payload, vectors });

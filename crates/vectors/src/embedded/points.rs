@@ -24,7 +24,7 @@ impl Space {
     /// What the space holds.
     #[must_use]
     pub fn config(&self) -> Arc<CollectionConfig> {
-        Arc::clone(&self.shared.view.load().config)
+        self.reading().view.config.clone()
     }
 
     /// The points nearest to a vector, the nearest first.
@@ -33,7 +33,7 @@ impl Space {
         if self.shared.recalls.notice(search) {
             self.builder.measure();
         }
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let hits = search::nearest(&reading, search);
         self.shared.warmth.count(&reading, &search.vector, hits.iter().map(|(place, _)| *place));
         scored(&reading, &search.vector, hits, select)
@@ -42,7 +42,7 @@ impl Space {
     /// How much of what was found lay in memory that is kept for it.
     #[must_use]
     pub fn warmth(&self) -> WarmStatus {
-        self.shared.warmth.status(&self.shared.reading())
+        self.shared.warmth.status(&self.reading())
     }
 
     /// How many of the nearest are found, of what was asked lately.
@@ -54,7 +54,7 @@ impl Space {
     /// The points of these ids that are there, in the order of the ids.
     #[must_use]
     pub fn retrieve(&self, ids: &[PointId], select: &Select) -> Vec<Record> {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let record = |id: &PointId| Some(record(&reading, *id, reading.place_of(id)?, select));
         ids.iter().filter_map(record).collect()
     }
@@ -64,7 +64,7 @@ impl Space {
     /// # Errors
     /// When there is no such point, or it has no such vector.
     pub fn vector_of(&self, id: &PointId, name: &str) -> Result<Vec<f32>, VectorsError> {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let place = reading.place_of(id).ok_or(VectorsError::NoPoint(*id))?;
         let mut vectors = reading.vectors(place, &VectorSelect::Only(vec![name.to_owned()]));
         vectors.remove(name).ok_or_else(|| VectorsError::NoVectorOfPoint { id: *id, name: name.to_owned() })
@@ -73,7 +73,7 @@ impl Space {
     /// Points in the order of their ids, and the id to go on with if there are more.
     #[must_use]
     pub fn scroll(&self, scroll: &Scroll) -> (Vec<Record>, Option<PointId>) {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let most = scroll.limit.saturating_add(1);
         let mut found = search::passing(&reading, scroll.filter.as_deref(), scroll.from, most);
         let next = found.get(scroll.limit).map(|(id, _)| *id);
@@ -85,7 +85,7 @@ impl Space {
     /// How many points pass the filter.
     #[must_use]
     pub fn count(&self, filter: Option<&Filter>) -> usize {
-        search::count(&self.shared.reading(), filter)
+        search::count(&self.reading(), filter)
     }
 
     /// The `limit` best points by a score of one's own, which may see any of them: greater is better.
@@ -99,7 +99,7 @@ impl Space {
         select: &Select,
         score: &dyn Fn(&[f32]) -> Option<f32>,
     ) -> Vec<Scored> {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let wanted = VectorSelect::Only(vec![vector.to_owned()]);
         let mut best: Vec<(f32, PointId, Place)> = search::passing(&reading, filter, None, usize::MAX)
             .into_iter()
@@ -127,7 +127,7 @@ impl Space {
         limit: usize,
         select: &Select,
     ) -> Vec<(Record, Value, f64)> {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let mut found: Vec<(PointId, Place, Value, f64)> = Vec::new();
         for (id, place) in search::passing(&reading, filter, None, usize::MAX) {
             let payload = reading.payload(place, &PayloadSelect::All).unwrap_or_default();
@@ -145,7 +145,7 @@ impl Space {
     /// The ids of `most` points by chance, each as likely as any other.
     #[must_use]
     pub fn sample(&self, filter: Option<&Filter>, most: usize) -> Vec<PointId> {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let mut ids: Vec<PointId> =
             search::passing(&reading, filter, None, usize::MAX).into_iter().map(|(id, _)| id).collect();
         ids.shuffle(&mut rand::rng());
@@ -163,7 +163,7 @@ impl Space {
         filter: Option<&Filter>,
         limit: usize,
     ) -> Result<Vec<(FacetValue, u64)>, VectorsError> {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let mut counts: BTreeMap<FacetValue, u64> = BTreeMap::new();
         for piece in &reading.view.pieces {
             let passing = search::passing_in(&reading, piece, filter, None, usize::MAX);
@@ -182,7 +182,7 @@ impl Space {
     /// How the space stands.
     #[must_use]
     pub fn status(&self) -> SpaceStatus {
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let config = &reading.view.config;
         let mut status = SpaceStatus {
             points: search::count(&reading, None),

@@ -63,12 +63,20 @@ pub(crate) struct Shared {
     pub(super) warmth: Warmth,
 }
 
-/// A space.
+/// A space, read as it is at each call, or as it was at one moment.
 pub struct Space {
     pub(super) shared: Arc<Shared>,
+    pub(super) builder: Builder,
+    door: Arc<Door>,
+    /// The moment that is read, where one is held.
+    held: Option<Reading>,
+}
+
+/// Where writes go in.
+struct Door {
+    shared: Arc<Shared>,
     /// Nothing once the space is closed.
     commands: Mutex<Option<mpsc::UnboundedSender<Command>>>,
-    pub(super) builder: Builder,
     /// Writes that may wait for the writer.
     places: Arc<Semaphore>,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -123,13 +131,25 @@ impl Space {
         let (commands, queue) = mpsc::unbounded_channel();
         let writer = std::thread::Builder::new().name("halny-vectors".to_owned()).spawn(move || writer.run(queue))?;
         builder.look_at(&shared, &commands);
-        Ok(Space {
-            shared,
+        let door = Door {
+            shared: Arc::clone(&shared),
             commands: Mutex::new(Some(commands)),
-            builder: builder.clone(),
             places: Arc::new(Semaphore::new(QUEUE)),
             writer: Mutex::new(Some(writer)),
-        })
+        };
+        Ok(Space { shared, builder: builder.clone(), door: Arc::new(door), held: None })
+    }
+
+    /// The same space, read as it is now by every call.
+    #[must_use]
+    pub fn held(&self) -> Space {
+        let (shared, builder, door) = (Arc::clone(&self.shared), self.builder.clone(), Arc::clone(&self.door));
+        Space { shared, builder, door, held: Some(self.reading()) }
+    }
+
+    /// The points that a call reads.
+    pub(super) fn reading(&self) -> Reading {
+        self.held.clone().unwrap_or_else(|| self.shared.reading())
     }
 
     /// Makes these writes, one after the other, and tells the number of the last. With `wait` they
@@ -138,7 +158,7 @@ impl Space {
     /// # Errors
     /// When one of them cannot be made; those before it are.
     pub async fn write(&self, writes: Vec<Write>, wait: bool) -> Result<u64, VectorsError> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| VectorsError::Closed)?;
+        let place = Arc::clone(&self.door.places).acquire_owned().await.map_err(|_| VectorsError::Closed)?;
         self.tell(|reply| Command::Write { writes, wait, reply, place }).await?
     }
 
@@ -161,7 +181,7 @@ impl Space {
 
     async fn tell<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, VectorsError> {
         let (reply, answer) = oneshot::channel();
-        let commands = self.commands.lock().clone().ok_or(VectorsError::Closed)?;
+        let commands = self.door.commands.lock().clone().ok_or(VectorsError::Closed)?;
         commands.send(command(reply)).map_err(|_| VectorsError::Closed)?;
         drop(commands);
         answer.await.map_err(|_| VectorsError::Closed)
@@ -170,7 +190,7 @@ impl Space {
     /// Ends the writer once it has done what it was told, and waits for that.
     pub(super) fn close(&self) {
         self.let_go();
-        let writer = self.writer.lock().take();
+        let writer = self.door.writer.lock().take();
         if writer.is_some_and(|writer| writer.join().is_err()) {
             tracing::error!("the writer of a collection ended in a panic");
         }
@@ -178,15 +198,21 @@ impl Space {
 
     /// Takes no more commands, and calls off what is being built.
     pub(super) fn let_go(&self) {
+        self.door.close();
+    }
+}
+
+impl Door {
+    fn close(&self) {
         self.commands.lock().take();
         self.shared.building.lock().iter().for_each(|build| build.call_off());
     }
 }
 
-impl Drop for Space {
+impl Drop for Door {
     /// Nobody waits here: the writer ends by itself, and a thread of the runtime must not block.
     fn drop(&mut self) {
-        self.let_go();
+        self.close();
     }
 }
 

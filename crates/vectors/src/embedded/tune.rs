@@ -88,7 +88,7 @@ impl Space {
         let config = self.config();
         config.vector(&wanted.vector)?;
         let tier = config.vectors.get(&wanted.vector).map(|vector| vector.tier.clone()).unwrap_or_default();
-        let reading = self.shared.reading();
+        let reading = self.reading();
         let (queries, asked) = self.queries(&reading, wanted);
         if queries.is_empty() {
             return Err(VectorsError::Invalid("the collection has no points to try queries on".to_owned()));

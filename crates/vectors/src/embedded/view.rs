@@ -29,6 +29,7 @@ pub(crate) enum Piece {
 }
 
 /// A view as of one write: points that were written later, or had died, are not in it.
+#[derive(Clone)]
 pub(crate) struct Reading {
     pub(super) view: Arc<View>,
     pub(super) at: u64,
