@@ -25,17 +25,21 @@ TUNE = "/halny/v1/collections/many/tune"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with one collection, all of it indexed."""
+    """A server with one collection, nearly all of it indexed."""
     with qdrant.start(tmp_path_factory.mktemp("recall")) as server:
-        ask(server, "PUT", "/collections/many", {"vectors": {"size": DIMENSIONS, "distance": "Cosine"}})
-        ask(server, "PUT", "/collections/many/index?wait=true", {"field_name": "part", "field_schema": "integer"})
-        for first in range(0, POINTS, 1_000):
-            rows = VECTORS[first : first + 1_000].tolist()
-            points = [{"id": first + n, "vector": row, "payload": {"part": n % 2}} for n, row in enumerate(rows)]
-            ask(server, "PUT", "/collections/many/points?wait=true", {"points": points})
-        # What is left in the open segment is found without an index.
-        wait_for("an index", lambda: server.metric("halny_collection_indexed_vectors", collection="many") >= 5_000)
+        fill(server, "many", {"size": DIMENSIONS, "distance": "Cosine"})
         yield server
+
+
+def fill(server: Server, name: str, vectors: dict[str, Any]) -> None:
+    ask(server, "PUT", f"/collections/{name}", {"vectors": vectors})
+    ask(server, "PUT", f"/collections/{name}/index?wait=true", {"field_name": "part", "field_schema": "integer"})
+    for first in range(0, POINTS, 1_000):
+        rows = VECTORS[first : first + 1_000].tolist()
+        points = [{"id": first + n, "vector": row, "payload": {"part": n % 2}} for n, row in enumerate(rows)]
+        ask(server, "PUT", f"/collections/{name}/points?wait=true", {"points": points})
+    # What is left in the open segment is found without an index.
+    wait_for("an index", lambda: server.metric("halny_collection_indexed_vectors", collection=name) >= 5_000)
 
 
 def ask(server: Server, method: str, path: str, body: Any = None) -> Any:
@@ -115,8 +119,18 @@ def test_the_command_line_tunes_and_shows_what_it_tried(server: Server) -> None:
     done = run(server, "many", "--recall", "0.9")
     assert done.returncode == 0, done.stderr
     ef = ask(server, "GET", "/collections/many")["ef"][""]
-    assert f"ef {ef} is used from now on" in done.stdout
+    assert f"hnsw_ef {ef} is used from now on" in done.stdout
     assert "recall" in done.stdout
+
+
+def test_a_collection_of_the_compact_tier_is_tuned_by_its_lists(server: Server) -> None:
+    product = {"product": {"compression": "x16", "always_ram": True}}
+    fill(server, "compact", {"size": DIMENSIONS, "distance": "Cosine", "quantization_config": product})
+    done = run(server, "compact", "--recall", "0.5")
+    assert done.returncode == 0, done.stderr
+    nprobe = ask(server, "GET", "/collections/compact")["ef"][""]
+    assert f"nprobe {nprobe} is used from now on" in done.stdout
+    assert "hnsw_ef" not in done.stdout
 
 
 @pytest.mark.parametrize(

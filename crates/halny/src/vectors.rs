@@ -122,14 +122,18 @@ fn show(found: &Value, recall: f64) -> anyhow::Result<()> {
     if from != "clients" {
         println!("they are easier than others: tune again once clients have asked some thousand");
     }
-    println!("{:>6}  {:>8}  {:>8}", "ef", "recall", "ms");
+    let setting = found["setting"].as_str().unwrap_or("ef");
+    println!("{setting:>7}  {:>8}  {:>8}", "recall", "ms");
     for trial in trials {
         let (share, took) = (trial["recall"].as_f64().unwrap_or(0.0), trial["query_ms"].as_f64().unwrap_or(0.0));
-        println!("{:>6}  {share:>8.4}  {took:>8.3}", trial["ef"]);
+        println!("{:>7}  {share:>8.4}  {took:>8.3}", trial["ef"]);
     }
     match (found["ef"].as_u64(), found["applied"].as_bool()) {
-        (Some(ef), Some(true)) => println!("ef {ef} is used from now on"),
-        (Some(ef), _) => println!("ef {ef} would do; nothing was changed"),
+        (Some(ef), Some(true)) => println!("{setting} {ef} is used from now on"),
+        (Some(ef), _) => println!("{setting} {ef} would do; nothing was changed"),
+        (None, _) if setting == "nprobe" => {
+            bail!("no setting found {recall} of the nearest; take codes with more bytes")
+        }
         (None, _) => bail!("no setting found {recall} of the nearest; index with a greater `m` and `ef_construct`"),
     }
     Ok(())

@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use halny_telemetry::{CollectionSample, Collections, RecallSample, VectorSample};
-use halny_vectors::VectorsError;
 use halny_vectors::embedded::{Space, Store, Trial, Tuning, Wanted};
+use halny_vectors::{Tier, VectorsError};
 use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -105,6 +105,11 @@ async fn applied(space: &Space, wanted: &Wanted, tuning: Tuning, apply: bool) ->
         };
         space.configure(set).await?;
     }
+    // What the number is called where a query says it itself.
+    let setting = match space.config().vector(&wanted.vector)?.tier {
+        Tier::Fast { .. } => "hnsw_ef",
+        Tier::Compact { .. } => "nprobe",
+    };
     let trial =
         |trial: &Trial| json!({ "ef": trial.ef, "recall": trial.recall, "query_ms": trial.query.as_secs_f64() * 1e3 });
     Ok(json!({
@@ -113,6 +118,7 @@ async fn applied(space: &Space, wanted: &Wanted, tuning: Tuning, apply: bool) ->
         "limit": wanted.limit,
         "queries": tuning.queries,
         "queries_from": if tuning.asked { "clients" } else { "the collection" },
+        "setting": setting,
         "trials": tuning.trials.iter().map(trial).collect::<Vec<_>>(),
         "ef": tuning.chosen,
         "applied": ef.is_some(),
