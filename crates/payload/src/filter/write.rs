@@ -183,11 +183,8 @@ fn matcher(path: &JsonPath, wanted: &Match) -> Option<Value> {
                 }
             }
         }
-        Match::Except(scalars) => match Kinds::of(scalars).only() {
-            // A value that is none of these and none of those is not said by two conditions: each may mean another value.
-            None => None,
-            Some(values) => Some(of("except", values.into())),
-        },
+        // A value that is none of these and none of those is not said by two conditions: each may mean another value.
+        Match::Except(scalars) => Kinds::of(scalars).only().map(|values| of("except", values.into())),
         Match::Words(words) => text("text", words),
         Match::AnyWord(words) => text("text_any", words),
         Match::Phrase(words) => text("phrase", words),
