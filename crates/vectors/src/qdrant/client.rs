@@ -38,6 +38,11 @@ impl Client {
     /// # Errors
     /// When the URL, or the key, is none.
     pub(super) fn new(url: &str, api_key: Option<&str>) -> Result<Client, VectorsError> {
+        Client::within(url, api_key, REQUEST_TIMEOUT)
+    }
+
+    /// The same with another time for each request.
+    pub(super) fn within(url: &str, api_key: Option<&str>, timeout: Duration) -> Result<Client, VectorsError> {
         let refused = |text: &str| VectorsError::Config(text.to_owned());
         // Neither is shown: one of them may be in the place of the other.
         let unreadable = "the URL of the Qdrant cluster cannot be read; write http://host:6333 or https://host:6333";
@@ -67,7 +72,7 @@ impl Client {
             .redirect(Policy::none())
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
+            .timeout(timeout)
             .build()
             .map_err(|_| refused("no TLS settings can be used for the Qdrant cluster"))?;
         Ok(Client { http, url })

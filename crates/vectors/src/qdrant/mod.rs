@@ -47,6 +47,8 @@ mod reading;
 mod search;
 mod settings;
 mod spaces;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -194,22 +196,5 @@ impl Cluster {
             Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(()),
             done => done,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn releases_without_metadata_are_refused_by_their_version() {
-        for version in ["1.16.0", "1.20.3", "2.0.0-rc1", "10.0"] {
-            assert!(check_version(Some(version)).is_ok(), "{version}");
-        }
-        for version in ["1.15.5", "0.11.0", "", "new"] {
-            let refused = check_version(Some(version)).unwrap_err().to_string();
-            assert!(refused.contains("1.16") && refused.contains(version), "{refused}");
-        }
-        assert!(check_version(None).unwrap_err().to_string().contains("does not tell a version"));
     }
 }
