@@ -8,31 +8,33 @@
 //!
 //! What is promised, and what is not as in [`embedded`](crate::embedded):
 //!
-//! - A write that is waited for is as durable as the cluster makes it: in the logs of as many replicas as the collection's
-//!   `write_consistency_factor` says. Written is one request for each [`Write`](crate::Write); where its points
-//!   are more than 16 MiB or 20,000, or its ids more than 50,000, several, each seen whole and the write not.
-//! - Points that a change needs and names are looked for before it is sent. One that is deleted in between is told,
-//!   and the others may be changed.
-//! - Writes of one call that are not waited for are made in their order; of those before the last is waited
-//!   for each. A change right after a write that was not waited for may miss its points.
+//! - A write that is waited for is as durable, and seen at as many replicas, as the cluster is set up for
+//!   (`write_consistency_factor`). In a cluster of several nodes another one may tell of a change of the
+//!   catalogue a moment later.
+//! - A [`Write`](crate::Write) is one request. Where its points are more than 16 MiB or 20,000, or its ids more than
+//!   50,000, it is several, each seen whole and the write not.
+//! - Points that a change needs and names are looked for before it is sent. Where one is deleted in between, that is
+//!   told, and the others may be changed.
+//! - Writes of one call are made in their order; all but the last are waited for. A change right after a call that did
+//!   not wait may miss its points.
 //! - What reads many points reads pages of at most 1,000, each as of a moment of its own.
-//! - Scores are of the vectors as the cluster keeps them, compared again where it walked on smaller numbers. Where equal
-//!   scores are cut by the limit, the cluster says which points are in.
-//! - Filters mean what [`Filter::matches`](halny_payload::Filter::matches) says. What Qdrant means otherwise, or not at all, is
-//!   asked here, point by point: words in a field without an index of words, beginnings and parts of texts, words within
-//!   nested objects.
-//! - What is under a name is changed by one server at a time, under a lock. A server that goes away in the middle
-//!   leaves the name locked for two minutes, and maybe a space that no name means, which is removed when that name is made
-//!   again. Aliases change without a lock: one that is made while its own name becomes a collection is lost, and one that is made
-//!   while its collection is deleted goes with it or not at all.
+//! - Scores are of the vectors as the cluster keeps them, computed again where it walked on smaller numbers. Where the
+//!   limit falls among equal scores, the cluster says which points are in.
+//! - Filters mean what [`Filter::matches`](halny_payload::Filter::matches) says. Where Qdrant means something else, or
+//!   has no such condition, points are asked here, one by one: words in a field without an index of words or within
+//!   nested objects, beginnings and parts of texts.
+//! - What is under a name is changed by one server at a time, under a lock. A server that goes away in the middle leaves
+//!   the name locked for two minutes, and maybe a space that no name means, which is removed when that name is made
+//!   again. Aliases change without a lock: one that is made while its own name becomes a collection is lost, and one
+//!   that is made while its collection is deleted goes with it, or is refused.
 //! - A space that is held while its collection is deleted and made again with the same vectors is the new one.
 //! - Facets and samples are the cluster's; orders, and examples other than the mean, read every point that passes.
-//! - Vectors are stored in 32 bits. A graph walks on 8 bits or on 32, for Qdrant has no 16 for that; the compact tier
-//!   is Qdrant's product quantisation, which walks a graph and has no `nprobe`.
-//! - A field's index is waited for, for a minute at the most; the cluster goes on with it.
+//! - Vectors are stored in 32 bits. A graph walks on 8 bits or on 32, for Qdrant has no 16 for that; the compact tier is
+//!   Qdrant's product quantisation, which walks a graph and has no `nprobe`.
+//! - A field's index is waited for, a minute at the most; the cluster goes on with it.
 //!
-//! Collections are told by their names, which have to be such as Halny takes; others of the cluster's are not seen.
-//! Vectors that Halny does not have (sparse ones, several in one, Manhattan) are left out, and refused where one is named.
+//! Only collections with names that Halny takes are seen. Vectors that it does not have (sparse ones, several in one,
+//! Manhattan) are left out, and refused where one is named.
 //!
 //! Not `qdrant-client`: it speaks gRPC, which a Halny server does not, so that nothing here could be tried on one.
 
