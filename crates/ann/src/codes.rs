@@ -36,15 +36,17 @@ impl Codes {
         let stride = stride(rows.dimensions());
         let mut codes = Codes { stride, ..Codes::default() };
         codes.table.reserve_exact(stride * which.len());
-        for row in which {
-            let row = rows.row(row);
-            let scale = append(row, stride, &mut codes.table);
-            codes.scales.push(scale);
-            if metric == Metric::Euclid {
-                codes.norms.push(kernels::dot(row, row));
-            }
-        }
+        which.for_each(|row| codes.push(rows.row(row), metric));
         codes
+    }
+
+    /// Puts one more row into bytes.
+    pub(crate) fn push(&mut self, row: &[f32], metric: Metric) {
+        let scale = append(row, self.stride, &mut self.table);
+        self.scales.push(scale);
+        if metric == Metric::Euclid {
+            self.norms.push(kernels::dot(row, row));
+        }
     }
 
     /// How near a row seems, of the product of its bytes with those of the query.

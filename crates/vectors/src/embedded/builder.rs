@@ -1,13 +1,11 @@
-//! The threads that build in the background, two for all collections: one seals open segments, the other
-//! builds indexes and merges small segments, while searches and writes go on.
+//! The threads that build in the background, three for all collections, while searches and writes go on.
 //!
-//! Sealing is one of its own: it takes as long as writing some megabytes does, and a writer waits for it before
-//! long, while an index of millions takes minutes.
-//!
-//! Every segment costs a search about the same, however small, so few large ones are wanted; but
-//! merging builds an index anew. The rule: *segments are merged when four of about the same size
-//! have come together; once nothing is written, also when the others together have grown to a
-//! quarter of the largest.* So a point is indexed about as often as the collection has quadrupled since.
+//! - One *seals*: a segment that gets no more writes is written into files. It takes as long as writing some megabytes
+//!   does, and a writer waits for it before long.
+//! - One *indexes* segments that were sealed, a second's work each. Until then they are scanned. Beside that it measures
+//!   queries, and keeps in memory what is found most.
+//! - One *merges*, by the rule in [`merge`]. That takes minutes where there are millions of points, and
+//!   nobody waits for it.
 //!
 //! The points that were written last are scanned by every search. Once a collection rests, they are sealed as soon
 //! as they are enough for an index, and need not wait for more.
@@ -23,32 +21,28 @@ use halny_types::Tick;
 use tokio::sync::{mpsc, oneshot};
 
 use super::index::Index;
+use super::merge::{self, to_merge};
 use super::open::OpenSegment;
 use super::segment::{self, Entry, Segment};
 use super::space::{Shared, segment_path};
-use super::view::{LATEST, Piece, View};
+use super::view::{Piece, View};
 use super::writer::Command;
 use super::{faults, files, warm};
 use crate::CollectionConfig;
 
-/// After so long without a word from any writer, the collections count as idle; after so long without a write, one
-/// of them rests.
+/// After so long without a write a collection rests.
 const IDLE: Duration = Duration::from_secs(2);
 /// What is kept in memory is looked over so often, while something is asked.
 const WARM_EVERY: Duration = Duration::from_secs(2);
 /// Measuring rests for so many times as long as it took: it takes a fiftieth of one core at the most.
 const RESTS: u32 = 49;
-/// Segments of about one size that are merged.
-const MERGED_AT_ONCE: usize = 4;
-/// A segment with more dead points than one in so many is written anew.
-const DEAD_SHARE: usize = 5;
 
-/// Where the builder is told to look. Cloning shares it.
+/// Where the threads are told to look. Cloning shares it.
 #[derive(Clone)]
 pub(crate) struct Builder {
-    calls: Sender<Call>,
-    /// The same for the thread that seals.
     seals: Sender<Call>,
+    indexes: Sender<Call>,
+    merges: Sender<Call>,
     /// Bytes of vectors that are kept in memory, of all collections together.
     warm_bytes: Arc<AtomicUsize>,
 }
@@ -84,12 +78,6 @@ struct Client {
     asked: Option<u64>,
 }
 
-/// What is to be done for a collection beside sealing.
-enum Work {
-    Index(Arc<Segment>, String),
-    Merge(Vec<Arc<Segment>>),
-}
-
 /// Why something was not built.
 #[derive(Debug, thiserror::Error)]
 enum BuildError {
@@ -102,21 +90,29 @@ enum BuildError {
 }
 
 impl Builder {
-    /// Starts both threads; what one of them builds is shared out to `threads`. It waits for the other when it ends.
+    /// Starts the threads; what one of them builds is shared out to `threads`. The one that is given waits for the
+    /// others when it ends.
     pub(super) fn start(threads: usize) -> io::Result<(Builder, std::thread::JoinHandle<()>)> {
-        let (calls, queue) = crossbeam_channel::unbounded();
         let warm_bytes = Arc::new(AtomicUsize::new(0));
         let warm = Keeper { bytes: Arc::clone(&warm_bytes), again: Tick::ZERO, refused: false };
+        let spawn =
+            |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.to_owned()).spawn(work);
         let (seals, to_seal) = crossbeam_channel::unbounded();
-        let sealer = std::thread::Builder::new().name("halny-seal".to_owned()).spawn(move || seal_all(&to_seal))?;
+        let sealer = spawn("halny-seal", Box::new(move || seal_all(&to_seal)))?;
+        let (merges, to_merge) = crossbeam_channel::unbounded();
+        let merger = spawn("halny-merge", Box::new(move || merge_all(&to_merge, threads)))?;
+        let (indexes, to_index) = crossbeam_channel::unbounded();
+        let builder = Builder { seals, indexes, merges, warm_bytes };
+        let merges = builder.merges.clone();
         let work = move || {
-            run(&queue, threads, warm);
-            if sealer.join().is_err() {
-                tracing::error!("the thread that seals segments ended in a panic");
+            index_all(&to_index, &merges, threads, warm);
+            for other in [sealer, merger] {
+                if other.join().is_err() {
+                    tracing::error!("a thread that builds segments ended in a panic");
+                }
             }
         };
-        let thread = std::thread::Builder::new().name("halny-build".to_owned()).spawn(work)?;
-        Ok((Builder { calls, seals, warm_bytes }, thread))
+        Ok((builder, spawn("halny-build", Box::new(work))?))
     }
 
     /// From now on so many bytes of vectors are kept in memory.
@@ -126,28 +122,29 @@ impl Builder {
 
     /// Looks after another collection from now on.
     pub(super) fn look_at(&self, shared: &Arc<Shared>, commands: &mpsc::UnboundedSender<Command>) {
-        self.tell_both(Call::At(Arc::downgrade(shared), commands.downgrade()));
+        self.tell_all(&Call::At(Arc::downgrade(shared), commands.downgrade()));
     }
 
-    fn tell_both(&self, call: Call) {
-        // There is a receiver as long as there is a builder.
-        let _ = self.seals.send(call.clone());
-        let _ = self.calls.send(call);
+    fn tell_all(&self, call: &Call) {
+        for thread in [&self.seals, &self.indexes, &self.merges] {
+            // There is a receiver as long as there is a builder.
+            let _ = thread.send(call.clone());
+        }
     }
 
     /// Ends the threads once they have done what they are at.
     pub(super) fn stop(&self) {
-        self.tell_both(Call::Stop);
+        self.tell_all(&Call::Stop);
     }
 
     /// A query waits to be measured.
     pub(super) fn measure(&self) {
-        let _ = self.calls.send(Call::Measure);
+        let _ = self.indexes.send(Call::Measure);
     }
 
     /// Something may have to be done.
     pub(super) fn look(&self) {
-        self.tell_both(Call::Look);
+        self.tell_all(&Call::Look);
     }
 }
 
@@ -166,29 +163,22 @@ fn seal_all(queue: &Receiver<Call>) {
     }
 }
 
-fn run(queue: &Receiver<Call>, threads: usize, mut warm: Keeper) {
-    // Searches come first.
-    if rustix::process::nice(19).is_err() {
-        tracing::debug!("the builder runs at normal priority");
-    }
+/// Indexes what was sealed, measures queries, and keeps in memory what is found most.
+fn index_all(queue: &Receiver<Call>, merges: &Sender<Call>, threads: usize, mut warm: Keeper) {
+    give_way(10);
     let mut clients: Vec<Client> = Vec::new();
-    let (mut idle_from, mut rested) = (Tick::now() + IDLE, Tick::ZERO);
+    let mut rested = Tick::ZERO;
     loop {
-        let call = match wake(&clients, Tick::now(), idle_from, rested) {
-            Tick::NEVER => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            wake => queue.recv_timeout(Tick::now().until(wake)),
-        };
-        match call {
+        let wake = if clients.iter().any(Client::waits_to_be_measured) { rested } else { Tick::NEVER };
+        match receive(queue, wake) {
             Ok(Call::At(shared, commands)) => clients.push(Client::new(shared, commands)),
-            Ok(Call::Look) => idle_from = Tick::now() + IDLE,
-            Ok(Call::Measure) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Call::Look | Call::Measure) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         clients.retain(|client| client.shared.strong_count() > 0);
-        clients.iter_mut().for_each(Client::seal_at_rest);
-        let idle = idle_from <= Tick::now();
-        // In turns, so that no collection waits for all the work of another.
-        while queue.is_empty() && clients.iter().fold(false, |any, client| client.work(threads, idle) | any) {}
+        while queue.is_empty() && clients.iter().fold(false, |any, client| client.index(threads) | any) {
+            let _ = merges.send(Call::Look);
+        }
         if queue.is_empty() && rested <= Tick::now() {
             let began = Tick::now();
             clients.iter().for_each(Client::measure);
@@ -197,6 +187,50 @@ fn run(queue: &Receiver<Call>, threads: usize, mut warm: Keeper) {
         }
         warm.keep(&clients, Tick::now());
     }
+}
+
+/// Merges segments, and has those sealed that are written no more.
+fn merge_all(queue: &Receiver<Call>, threads: usize) {
+    give_way(19);
+    let mut clients: Vec<Client> = Vec::new();
+    loop {
+        match receive(queue, rest(&clients, Tick::now())) {
+            Ok(Call::At(shared, commands)) => clients.push(Client::new(shared, commands)),
+            Ok(Call::Look | Call::Measure) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+        clients.retain(|client| client.shared.strong_count() > 0);
+        let now = Tick::now();
+        clients.iter_mut().for_each(|client| client.seal_at_rest(now));
+        let idle = clients.iter().all(|client| client.written.1 + IDLE <= now);
+        while queue.is_empty() && clients.iter().fold(false, |any, client| client.merge(threads, idle) | any) {}
+    }
+}
+
+/// Waits for a call until `wake`.
+fn receive(queue: &Receiver<Call>, wake: Tick) -> Result<Call, RecvTimeoutError> {
+    match wake {
+        Tick::NEVER => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        wake => queue.recv_timeout(Tick::now().until(wake)),
+    }
+}
+
+/// Lets others have the processors first.
+fn give_way(by: i32) {
+    if rustix::process::nice(by).is_err() {
+        tracing::debug!("segments are built at normal priority");
+    }
+}
+
+/// When something is to be done if nothing is written until then, though nobody says so.
+fn rest(clients: &[Client], now: Tick) -> Tick {
+    let all = clients.iter().map(|client| client.written.1).fold(Tick::ZERO, Tick::max) + IDLE;
+    let of = |client: &Client| {
+        let seals = if client.seals_at_rest() { client.written.1 + IDLE } else { Tick::NEVER };
+        if client.merges_when_idle() { seals.min(all) } else { seals }
+    };
+    // What could have been done by now was tried.
+    clients.iter().map(of).filter(|tick| *tick > now).fold(Tick::NEVER, Tick::min)
 }
 
 /// Keeps in memory what is found most, now and then.
@@ -228,40 +262,44 @@ impl Keeper {
     }
 }
 
-/// When something is to be done though nobody says so: when the collections have become idle, when one may rest
-/// that has points to seal, and when a query that waits may be measured.
-fn wake(clients: &[Client], now: Tick, idle_from: Tick, rested: Tick) -> Tick {
-    let waits = clients.iter().any(|client| client.shared.upgrade().is_some_and(|shared| shared.recalls.waits()));
-    let idle = if idle_from > now { idle_from } else { Tick::NEVER };
-    let measured = if waits { rested } else { Tick::NEVER };
-    clients.iter().map(Client::rests_from).fold(idle.min(measured), Tick::min)
-}
-
 impl Client {
     fn new(shared: Weak<Shared>, commands: mpsc::WeakUnboundedSender<Command>) -> Client {
         Client { shared, commands, written: (0, Tick::now()), asked: None }
     }
 
-    /// When the collection rests if nothing is written until then; never where nothing would be done about it.
-    fn rests_from(&self) -> Tick {
-        let worth = || self.shared.upgrade().is_some_and(|shared| is_worth_sealing(&shared.view.load()));
-        if self.asked != Some(self.written.0) && worth() { self.written.1 + IDLE } else { Tick::NEVER }
+    fn view(&self) -> Option<Arc<View>> {
+        self.shared.upgrade().map(|shared| shared.view.load_full())
+    }
+
+    /// Whether the last points will be sealed once the collection rests.
+    fn seals_at_rest(&self) -> bool {
+        self.asked != Some(self.written.0) && self.view().is_some_and(|view| is_worth_sealing(&view))
+    }
+
+    /// Whether segments will be merged once all collections rest.
+    fn merges_when_idle(&self) -> bool {
+        self.view().is_some_and(|view| to_merge(&view, true).is_some())
     }
 
     /// Has the writer begin a new segment if the collection rests, and the one it has is enough for an index.
-    fn seal_at_rest(&mut self) {
+    fn seal_at_rest(&mut self, now: Tick) {
         let Some(shared) = self.shared.upgrade() else { return };
-        let (last, now) = (shared.visible.load(Ordering::Relaxed), Tick::now());
+        let last = shared.visible.load(Ordering::Relaxed);
         if last != self.written.0 {
             self.written = (last, now);
         }
-        if self.rests_from() <= now
+        if self.written.1 + IDLE <= now
+            && self.seals_at_rest()
             && let Some(commands) = self.commands.upgrade()
         {
             // Once: should it fail, it is tried again after the next write.
             self.asked = Some(last);
             let _ = commands.send(Command::Rotate);
         }
+    }
+
+    fn waits_to_be_measured(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.recalls.waits())
     }
 
     /// Measures a query that waits for it, if one does.
@@ -271,15 +309,41 @@ impl Client {
         }
     }
 
-    /// Does the most urgent piece of work; tells whether there was any that could be done.
-    fn work(&self, threads: usize, idle: bool) -> bool {
+    /// Builds an index that a segment lacks; tells whether there was one and it is done.
+    fn index(&self, threads: usize) -> bool {
+        let Some(view) = self.view() else { return false };
+        let unindexed = view.pieces.iter().find_map(|piece| match piece {
+            Piece::Sealed(segment) => Some((segment, segment.unindexed(&view.config).into_iter().next()?)),
+            Piece::Open(_) => None,
+        });
+        let Some((segment, name)) = unindexed else { return false };
+        self.build(|_, progress| build_index(segment, &view.config, &name, threads, progress))
+    }
+
+    /// Merges segments that should be; tells whether there were any and it is done.
+    fn merge(&self, threads: usize, idle: bool) -> bool {
+        let Some(view) = self.view() else { return false };
+        let Some(parts) = to_merge(&view, idle) else { return false };
+        self.build(|shared, progress| {
+            let points = merge::living(&parts);
+            let segment = merged(shared, &view.config, &points, threads, progress)?;
+            let sources = points.iter().map(|(part, row)| (part.serial, *row)).collect();
+            let from = parts.iter().map(|part| part.serial).collect();
+            self.hand_over(shared, Built { from, sources, segment: Ok(segment), config: Arc::clone(&view.config) })
+        })
+    }
+
+    /// Builds something that takes time; tells whether it was done.
+    fn build(&self, work: impl FnOnce(&Shared, &Progress) -> Result<(), BuildError>) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };
-        let view = shared.view.load_full();
-        let Some(work) = next(&view, idle) else { return false };
         let progress = Arc::new(Progress::default());
-        *shared.building.lock() = Some(Arc::clone(&progress));
-        let done = self.carry_out(&shared, &view, work, threads, &progress);
-        *shared.building.lock() = None;
+        shared.building.lock().push(Arc::clone(&progress));
+        // Whoever closes the collection lets go of the writer first, and then calls off what is being built.
+        let done = match self.commands.strong_count() {
+            0 => Err(Cancelled.into()),
+            _ => work(&shared, &progress),
+        };
+        shared.building.lock().retain(|other| !Arc::ptr_eq(other, &progress));
         match done {
             Ok(()) => true,
             Err(BuildError::CalledOff(_)) => false,
@@ -300,6 +364,8 @@ impl Client {
         let copy = open.read().living_copy();
         let sources = copy.rows().map(|row| (open.serial, row)).collect();
         let segment = sealed(&shared, &view.config, open.serial, &copy.entries(&view.config));
+        // Until it has its index, every search looks at all of it.
+        let segment = segment.inspect(|segment| segment.make_coarse(&view.config));
         let built = Built { from: vec![open.serial], sources, segment, config: Arc::clone(&view.config) };
         self.hand_over(&shared, built).is_ok()
     }
@@ -316,25 +382,6 @@ impl Client {
             Ok(false) => Err(BuildError::NotPlaced),
             Err(_) => Err(Cancelled.into()),
         }
-    }
-
-    fn carry_out(
-        &self,
-        shared: &Shared,
-        view: &View,
-        work: Work,
-        threads: usize,
-        progress: &Progress,
-    ) -> Result<(), BuildError> {
-        let parts = match work {
-            Work::Index(segment, name) => return build_index(&segment, &view.config, &name, threads, progress),
-            Work::Merge(parts) => parts,
-        };
-        let points = living(&parts);
-        let segment = merged(shared, &view.config, &points, threads, progress)?;
-        let sources = points.iter().map(|(part, row)| (part.serial, *row)).collect();
-        let from = parts.iter().map(|part| part.serial).collect();
-        self.hand_over(shared, Built { from, sources, segment: Ok(segment), config: Arc::clone(&view.config) })
     }
 }
 
@@ -356,7 +403,7 @@ fn merged(
     progress: &Progress,
 ) -> Result<Segment, BuildError> {
     let serial = shared.next.fetch_add(1, Ordering::Relaxed);
-    let segment = sealed(shared, config, serial, &entries(points, config))?;
+    let segment = sealed(shared, config, serial, &merge::entries(points, config))?;
     for name in segment.unindexed(config) {
         build_index(&segment, config, &name, threads, progress)
             .inspect_err(|_| files::warn_of(files::clear(segment.folder())))?;
@@ -380,70 +427,6 @@ fn unsealed(view: &View) -> Option<Arc<OpenSegment>> {
         Piece::Open(open) => Some(Arc::clone(open)),
         Piece::Sealed(_) => None,
     })
-}
-
-/// What is to be done next.
-fn next(view: &View, idle: bool) -> Option<Work> {
-    let sealed: Vec<&Arc<Segment>> = view
-        .pieces
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::Sealed(segment) => Some(segment),
-            Piece::Open(_) => None,
-        })
-        .collect();
-    let unindexed = || {
-        sealed.iter().find_map(|segment| {
-            Some(Work::Index(Arc::clone(segment), segment.unindexed(&view.config).into_iter().next()?))
-        })
-    };
-    unindexed().or_else(|| to_merge(&sealed, &view.config, idle).map(Work::Merge))
-}
-
-/// Which segments should become one, by the rule at the top of this file.
-fn to_merge(sealed: &[&Arc<Segment>], config: &CollectionConfig, idle: bool) -> Option<Vec<Arc<Segment>>> {
-    let most = config.segmenting.merged_points_max;
-    let mut by_size: Vec<&Arc<Segment>> = sealed.iter().copied().filter(|segment| segment.alive() < most).collect();
-    by_size.sort_by_key(|segment| segment.alive());
-    let rotten = sealed.iter().find(|segment| (segment.len() - segment.alive()) * DEAD_SHARE > segment.len());
-    if let Some(rotten) = rotten {
-        return Some(vec![Arc::clone(rotten)]);
-    }
-    let alike = by_size.windows(MERGED_AT_ONCE).find(|window| {
-        let sizes: Vec<usize> = window.iter().map(|segment| segment.alive()).collect();
-        let (least, greatest) = (sizes.first().copied().unwrap_or(0), sizes.last().copied().unwrap_or(0));
-        greatest <= least.saturating_mul(MERGED_AT_ONCE).max(config.segmenting.open_points)
-            && sizes.iter().sum::<usize>() <= most
-    });
-    if let Some(alike) = alike {
-        return Some(alike.iter().copied().cloned().collect());
-    }
-    let all: usize = by_size.iter().map(|segment| segment.alive()).sum();
-    let largest = by_size.last().map_or(0, |segment| segment.alive());
-    (idle && by_size.len() > 1 && all <= most && (all - largest) * MERGED_AT_ONCE >= largest)
-        .then(|| by_size.into_iter().cloned().collect())
-}
-
-/// The living points of several segments, in the order of their ids.
-fn living(parts: &[Arc<Segment>]) -> Vec<(&Segment, u32)> {
-    let mut points: Vec<(&Segment, u32)> = Vec::new();
-    for part in parts {
-        points.extend((0..part.len() as u32).filter(|row| part.lives(*row, LATEST)).map(|row| (&**part, row)));
-    }
-    points.sort_by_key(|(part, row)| part.id(*row));
-    points
-}
-
-fn entries<'a>(points: &[(&'a Segment, u32)], config: &CollectionConfig) -> Vec<Entry<'a>> {
-    let entry = |(part, row): &(&'a Segment, u32)| {
-        let vector = |name: &String| part.column(name)?.vector(*row);
-        Some(Entry {
-            id: part.id(*row)?,
-            payload: part.payload_text(*row),
-            vectors: config.vectors.keys().map(vector).collect(),
-        })
-    };
-    points.iter().filter_map(entry).collect()
 }
 
 /// Builds the index of a column, writes it beside it and has it used from now on.

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use halny_ann::{
-    Cancelled, CodeBits as Bits, Found, Graph, GraphOptions, Ivf, IvfOptions, IvfParams, Precision as Numbers,
+    Cancelled, Coarse, CodeBits as Bits, Found, Graph, GraphOptions, Ivf, IvfOptions, IvfParams, Precision as Numbers,
     Progress, Rows, SearchParams as Thoroughness,
 };
 
@@ -17,9 +17,11 @@ use crate::{CodeBits, Precision, Search, Tier, VectorConfig};
 /// Candidates that are kept in a walk unless the request says otherwise: 99.4 % of the ten nearest
 /// among 62,666 sentence embeddings.
 const EF: usize = 128;
+/// However small a segment, no fewer are kept, unless the request says fewer.
+const EF_LEAST: usize = 24;
 /// Candidates that are compared on the vectors for each result, unless the request says otherwise.
-/// Walked in bytes, twice as many as are wanted found all that more of them found (62,666 sentence embeddings).
-const WALKED_OVERSAMPLING: f32 = 2.0;
+/// In bytes, twice as many as are wanted found all that more of them found (62,666 sentence embeddings).
+pub(super) const BYTES_OVERSAMPLING: f32 = 2.0;
 /// The same of lists of codes: among them twice as many found 96.9 %, three times as many 97.2 %, ten times
 /// as many no more.
 const CODED_OVERSAMPLING: f32 = 3.0;
@@ -34,6 +36,48 @@ const GONE_TO_COSTS: usize = 2;
 /// So many codes, or centres of lists, cost as much as a vector that is scanned: by their bytes 16 and 4.
 const CODES_PER_SCANNED: usize = 8;
 const CENTRES_PER_SCANNED: usize = 4;
+
+/// A copy in bytes of vectors that have no index yet; nothing for a tier that does not look at bytes.
+pub(super) fn coarse(vector: &VectorConfig) -> Option<Coarse> {
+    match vector.tier {
+        Tier::Fast { precision: Precision::F32 | Precision::F16, .. } => None,
+        Tier::Fast { precision: Precision::Int8, .. } | Tier::Compact { .. } => {
+            Some(Coarse::new(vector.dimensions, vector.distance.metric()))
+        }
+    }
+}
+
+/// What is asked of the index of one segment.
+///
+/// How thorough a search is to be is said for the collection. In a segment that holds a share `s` of its vectors, and so
+/// of the nearest too, as many candidates are kept, and lists looked through, as `√s` of what was said: what a
+/// small segment misses is that share of the loss, and costs as much to find as in a large one. Lists are as many as
+/// the root of what they hold, so that the same share of each segment's is looked through.
+pub(super) struct Asked<'a> {
+    pub(super) search: &'a Search,
+    /// The segment's share of the vectors, 0 to 1.
+    pub(super) share: f32,
+}
+
+impl Asked<'_> {
+    /// Candidates that a walk keeps.
+    fn ef(&self) -> usize {
+        let said = self.search.params.ef.unwrap_or(EF);
+        let kept = (said as f32 * self.share.sqrt()).ceil() as usize;
+        kept.max(EF_LEAST.min(said)).max(self.search.limit)
+    }
+
+    /// Lists that are looked through.
+    fn nprobe(&self, ivf: &Ivf) -> usize {
+        let root = self.share.sqrt();
+        let nprobe = match self.search.params.nprobe {
+            Some(said) => said as f32 * root,
+            // What suits its lists is more of them than in one that holds all.
+            None => ivf.nprobe() as f32 * root.sqrt(),
+        };
+        (nprobe.ceil() as usize).max(1)
+    }
+}
 
 /// What finds the nearest vectors without looking at all.
 pub(crate) enum Index {
@@ -104,30 +148,37 @@ impl Index {
     }
 
     /// The vectors nearest to the query among those that pass, by their places.
-    pub(super) fn search(&self, rows: Rows<'_>, search: &Search, passes: &dyn Fn(u32) -> bool) -> Vec<Found> {
-        let (query, limit, params) = (&search.query, search.limit, &search.params);
+    pub(super) fn search(&self, rows: Rows<'_>, asked: &Asked<'_>, passes: &dyn Fn(u32) -> bool) -> Vec<Found> {
+        let Search { query, limit, params, .. } = asked.search;
+        let limit = *limit;
         match self {
             Index::Fast(graph) => {
-                let oversampling = params.oversampling.unwrap_or(WALKED_OVERSAMPLING);
-                graph.search(rows, query, limit, &Thoroughness { ef: ef(search), oversampling }, Some(passes))
+                let oversampling = params.oversampling.unwrap_or(BYTES_OVERSAMPLING);
+                graph.search(rows, query, limit, &Thoroughness { ef: asked.ef(), oversampling }, Some(passes))
             }
             Index::Compact(ivf) => {
                 let oversampling = params.oversampling.unwrap_or(CODED_OVERSAMPLING);
-                ivf.search(rows, query, limit, &IvfParams { nprobe: params.nprobe, oversampling }, Some(passes))
+                ivf.search(
+                    rows,
+                    query,
+                    limit,
+                    &IvfParams { nprobe: Some(asked.nprobe(ivf)), oversampling },
+                    Some(passes),
+                )
             }
         }
     }
 
     /// How many vectors could be scanned instead of a search, where one of every `one_in` passes.
-    pub(super) fn costs(&self, search: &Search, one_in: usize) -> usize {
+    pub(super) fn costs(&self, asked: &Asked<'_>, one_in: usize) -> usize {
         match self {
             // Those that do not pass are walked through.
-            Index::Fast(_) => WALK_BEGINS.saturating_add(ef(search).saturating_mul(KEPT_COSTS).saturating_mul(one_in)),
+            Index::Fast(_) => WALK_BEGINS.saturating_add(asked.ef().saturating_mul(KEPT_COSTS).saturating_mul(one_in)),
             Index::Compact(ivf) => {
-                let oversampling = search.params.oversampling.unwrap_or(CODED_OVERSAMPLING).max(1.0);
-                let candidates = (search.limit as f32 * oversampling) as usize;
+                let oversampling = asked.search.params.oversampling.unwrap_or(CODED_OVERSAMPLING).max(1.0);
+                let candidates = (asked.search.limit as f32 * oversampling) as usize;
                 // The thinner those that pass are spread, the more lists are looked through.
-                let nprobe = search.params.nprobe.unwrap_or_else(|| ivf.nprobe()) as f64 * (one_in as f64).sqrt();
+                let nprobe = asked.nprobe(ivf) as f64 * (one_in as f64).sqrt();
                 let share = (nprobe / ivf.lists().max(1) as f64).min(1.0);
                 let codes = (ivf.len() as f64 * share) as usize;
                 let coded = codes / CODES_PER_SCANNED + ivf.lists() / CENTRES_PER_SCANNED;
@@ -143,8 +194,4 @@ impl Index {
             Index::Compact(ivf) => ivf.memory_bytes(),
         }
     }
-}
-
-fn ef(search: &Search) -> usize {
-    search.params.ef.unwrap_or(EF).max(search.limit)
 }

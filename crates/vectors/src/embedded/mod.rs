@@ -22,6 +22,7 @@ mod faults;
 mod files;
 mod index;
 mod log;
+mod merge;
 mod open;
 mod plan;
 mod points;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use halny_ann::Rows;
+use halny_ann::{Coarse, Rows};
 use halny_payload::{PayloadIndex, PointId};
 use parking_lot::{RwLock, RwLockReadGuard};
 
+use super::index;
 use super::segment::{Entry, NEVER};
 use super::view::LATEST;
-use crate::{CollectionConfig, Payload, Point};
+use crate::{CollectionConfig, Payload, Point, VectorConfig};
 
 /// The segment that is being written.
 pub(crate) struct OpenSegment {
@@ -35,6 +36,8 @@ pub(crate) struct OpenRows {
 /// The vectors of one name.
 pub(crate) struct OpenColumn {
     values: Vec<f32>,
+    /// The same in bytes, unless no index would have them so.
+    coarse: Option<Coarse>,
     dimensions: usize,
     /// The point of each vector, in order.
     points: Vec<u32>,
@@ -42,14 +45,13 @@ pub(crate) struct OpenColumn {
 
 impl OpenSegment {
     pub(super) fn new(serial: u64, config: &CollectionConfig) -> OpenSegment {
-        let column = |dimensions| OpenColumn { values: Vec::new(), dimensions, points: Vec::new() };
         let rows = OpenRows {
             ids: Vec::new(),
             payloads: Vec::new(),
             lives: Vec::new(),
             latest: BTreeMap::new(),
             older: Vec::new(),
-            columns: config.vectors.iter().map(|(name, vector)| (name.clone(), column(vector.dimensions))).collect(),
+            columns: config.vectors.iter().map(|(name, vector)| (name.clone(), OpenColumn::new(vector))).collect(),
             fields: PayloadIndex::new(config.fields.clone()),
         };
         OpenSegment { serial, rows: RwLock::new(rows) }
@@ -91,8 +93,7 @@ impl OpenRows {
         self.older.push(self.latest.insert(point.id, row));
         for (name, vector) in &point.vectors {
             if let Some(column) = self.columns.get_mut(name) {
-                column.values.extend_from_slice(vector);
-                column.points.push(row);
+                column.put(vector, row);
             }
         }
         self.fields.insert(row, &point.payload);
@@ -180,6 +181,24 @@ impl LivingCopy {
 }
 
 impl OpenColumn {
+    fn new(vector: &VectorConfig) -> OpenColumn {
+        let dimensions = vector.dimensions;
+        OpenColumn { values: Vec::new(), coarse: index::coarse(vector), dimensions, points: Vec::new() }
+    }
+
+    fn put(&mut self, vector: &[f32], row: u32) {
+        self.values.extend_from_slice(vector);
+        if let Some(coarse) = &mut self.coarse {
+            coarse.push(vector);
+        }
+        self.points.push(row);
+    }
+
+    /// The vectors in bytes, to be scanned in their place.
+    pub(super) fn coarse(&self) -> Option<&Coarse> {
+        self.coarse.as_ref()
+    }
+
     pub(super) fn rows(&self) -> Rows<'_> {
         Rows::new(&self.values, self.dimensions)
     }

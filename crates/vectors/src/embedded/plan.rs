@@ -7,8 +7,7 @@
 
 use halny_ann::Rows;
 
-use super::index::Index;
-use crate::Search;
+use super::index::{Asked, Index};
 
 /// How a segment is searched.
 pub(super) enum Plan<'a> {
@@ -19,13 +18,13 @@ pub(super) enum Plan<'a> {
 }
 
 /// How to search a segment of `rows`, of which about `passing` pass (all, where nothing is known).
-pub(super) fn plan<'a>(index: Option<&'a Index>, rows: Rows<'_>, passing: Option<u64>, search: &Search) -> Plan<'a> {
-    let Some(index) = index.filter(|_| !search.params.exact) else { return Plan::Scan };
+pub(super) fn plan<'a>(index: Option<&'a Index>, rows: Rows<'_>, passing: Option<u64>, asked: &Asked<'_>) -> Plan<'a> {
+    let Some(index) = index.filter(|_| !asked.search.params.exact) else { return Plan::Scan };
     let Some(passing) = passing else { return Plan::Ask(index) };
     let passing = usize::try_from(passing).unwrap_or(usize::MAX).min(rows.len());
-    if passing <= search.limit {
+    if passing <= asked.search.limit {
         return Plan::Scan;
     }
     let one_in = rows.len().div_ceil(passing);
-    if passing <= index.costs(search, one_in) { Plan::Scan } else { Plan::Ask(index) }
+    if passing <= index.costs(asked, one_in) { Plan::Scan } else { Plan::Ask(index) }
 }

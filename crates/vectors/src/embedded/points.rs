@@ -187,7 +187,7 @@ impl Space {
         let mut status = SpaceStatus {
             points: search::count(&reading, None),
             segments: reading.view.pieces.len(),
-            building: self.shared.building.lock().as_ref().map(|progress| progress.share()),
+            building: self.shared.building.lock().iter().map(|progress| progress.share()).reduce(f32::min),
             ..SpaceStatus::default()
         };
         for (name, vector) in &config.vectors {

@@ -2,9 +2,10 @@
 
 use std::cmp::Ordering;
 
-use halny_ann::{Found, Metric, exact};
+use halny_ann::{Coarse, Found, Metric, Rows, exact};
 use halny_payload::{Filter, PointId};
 
+use super::index::{Asked, BYTES_OVERSAMPLING};
 use super::open::OpenRows;
 use super::plan::{Plan, plan};
 use super::segment::Segment;
@@ -31,10 +32,15 @@ pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
     let good = |found: &Found| {
         search.threshold.is_none_or(|least| config.distance.beats(config.distance.score(found.similarity), least))
     };
+    let vectors = |piece: &Piece| match piece {
+        Piece::Sealed(segment) => segment.column(&search.vector).map_or(0, |column| column.rows().len()),
+        Piece::Open(open) => open.read().column(&search.vector).map_or(0, |column| column.rows().len()),
+    };
+    let all: usize = reading.view.pieces.iter().map(vectors).sum();
     let mut hits: Vec<Hit> = Vec::new();
     for (piece, segment) in reading.view.pieces.iter().enumerate() {
         let found = match segment {
-            Piece::Sealed(segment) => in_sealed(reading, segment, metric, search),
+            Piece::Sealed(segment) => in_sealed(reading, segment, metric, search, all),
             Piece::Open(open) => in_open(reading, &open.read(), metric, search),
         };
         let near = found.into_iter().filter(good);
@@ -53,8 +59,8 @@ fn best_first(reading: &Reading, hits: &mut [Hit]) {
     });
 }
 
-/// Found rows are points, not places of vectors.
-fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Search) -> Vec<Found> {
+/// Found rows are points, not places of vectors. `all` is how many vectors there are in all segments.
+fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Search, all: usize) -> Vec<Found> {
     let Some(column) = segment.column(&search.vector) else { return Vec::new() };
     let fields = segment.fields();
     let sieve = Sieve::new(search.filter.as_deref(), &fields, Source::Sealed(segment));
@@ -64,15 +70,19 @@ fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Sear
     };
     let index = column.index();
     let estimate = sieve.estimate(segment.len());
-    let mut found = match plan(index.as_deref(), column.rows(), estimate, search) {
-        Plan::Ask(index) => index.search(column.rows(), search, &passes),
+    let share = column.rows().len() as f32 / all.max(1) as f32;
+    let asked = Asked { search, share: share.min(1.0) };
+    let mut found = match plan(index.as_deref(), column.rows(), estimate, &asked) {
+        Plan::Ask(index) => index.search(column.rows(), &asked, &passes),
         Plan::Scan => {
             // The rows that may pass, where they are known; else all.
-            let rows: Box<dyn Iterator<Item = u32> + '_> = match sieve.rows() {
-                Some(rows) => Box::new(rows.iter().filter_map(|row| column.slot_of(row))),
-                None => Box::new(0..column.rows().len() as u32),
+            let (rows, count): (Box<dyn Iterator<Item = u32> + '_>, usize) = match sieve.rows() {
+                Some(rows) => (Box::new(rows.iter().filter_map(|row| column.slot_of(row))), rows.len() as usize),
+                None => (Box::new(0..column.rows().len() as u32), column.rows().len()),
             };
-            exact::search(column.rows(), metric, &search.query, search.limit, rows.filter(|slot| passes(*slot)))
+            let coarse = column.coarse().filter(|_| index.is_none());
+            let scanned = Scanned { rows: column.rows(), coarse: coarse.as_deref(), metric };
+            scanned.search(reading, search, count, rows.filter(|slot| passes(*slot)))
         }
     };
     found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
@@ -87,9 +97,40 @@ fn in_open(reading: &Reading, rows: &OpenRows, metric: Metric, search: &Search) 
         rows.lives(row, reading.at) && sieve.passes(row)
     };
     let slots = (0..column.rows().len() as u32).filter(passes);
-    let mut found = exact::search(column.rows(), metric, &search.query, search.limit, slots);
+    let scanned = Scanned { rows: column.rows(), coarse: column.coarse(), metric };
+    let mut found = scanned.search(reading, search, column.rows().len(), slots);
     found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
     found
+}
+
+/// Vectors without an index.
+struct Scanned<'a> {
+    rows: Rows<'a>,
+    /// The same in bytes.
+    coarse: Option<&'a Coarse>,
+    metric: Metric,
+}
+
+impl Scanned<'_> {
+    /// Compares the candidates, of which there are `count` or fewer: exactly where they are so few that no index
+    /// would be made of them, or that is asked for.
+    fn search(
+        &self,
+        reading: &Reading,
+        search: &Search,
+        count: usize,
+        candidates: impl Iterator<Item = u32>,
+    ) -> Vec<Found> {
+        let (query, limit, params) = (&search.query, search.limit, &search.params);
+        let many = count >= reading.view.config.segmenting.index_from_points;
+        match self.coarse.filter(|_| many && !params.exact) {
+            Some(coarse) => {
+                let oversampling = params.oversampling.unwrap_or(BYTES_OVERSAMPLING);
+                coarse.search(self.rows, query, limit, oversampling, candidates)
+            }
+            None => exact::search(self.rows, self.metric, query, limit, candidates),
+        }
+    }
 }
 
 /// The points that pass, in the order of their ids, from `from` on, at most `most`.

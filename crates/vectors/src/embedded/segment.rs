@@ -17,12 +17,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use halny_ann::Rows;
+use halny_ann::{Coarse, Rows};
 use halny_payload::{PayloadIndex, PointId};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::index::Index;
+use super::index::{self, Index};
 use super::space::segment_path;
 use super::warm::Heat;
 use super::{files, record};
@@ -54,6 +54,8 @@ pub(crate) struct Column {
     present: Option<RoaringBitmap>,
     tier: Tier,
     index: ArcSwapOption<Index>,
+    /// The vectors in bytes, to be scanned as long as they have no index.
+    coarse: ArcSwapOption<Coarse>,
     heat: Heat,
 }
 
@@ -310,6 +312,17 @@ impl Segment {
         self.fields.load_full()
     }
 
+    /// Copies the vectors that will get an index into bytes, so that they are scanned more quickly until then.
+    pub(super) fn make_coarse(&self, config: &CollectionConfig) {
+        for name in self.unindexed(config) {
+            let (Some(column), Some(vector)) = (self.column(&name), config.vectors.get(&name)) else { continue };
+            let Some(mut coarse) = index::coarse(vector) else { continue };
+            let rows = column.rows();
+            (0..rows.len() as u32).for_each(|row| coarse.push(rows.row(row)));
+            column.coarse.store(Some(Arc::new(coarse)));
+        }
+    }
+
     /// Names of the columns that are large enough for an index and have none.
     pub(super) fn unindexed(&self, config: &CollectionConfig) -> Vec<String> {
         let wanting = |(name, column): (&String, &Column)| {
@@ -350,7 +363,8 @@ impl Column {
             return Err(files::malformed("a segment has not as many vectors as it says"));
         }
         let (tier, index, heat) = (vector.tier.clone(), ArcSwapOption::empty(), Heat::new(values.len()));
-        let column = Column { place, values, dimensions, present, tier, index, heat };
+        let coarse = ArcSwapOption::empty();
+        let column = Column { place, values, dimensions, present, tier, index, coarse, heat };
         column.open_index(folder);
         Ok(column)
     }
@@ -375,7 +389,13 @@ impl Column {
     /// From now on the index in this file is its index.
     pub(super) fn use_index(&self, path: &Path) -> io::Result<()> {
         self.index.store(Some(Arc::new(Index::open(path, self.rows(), &self.tier)?)));
+        self.coarse.store(None);
         Ok(())
+    }
+
+    /// The vectors in bytes, to be scanned in their place.
+    pub(super) fn coarse(&self) -> Option<Arc<Coarse>> {
+        self.coarse.load_full()
     }
 
     pub(super) fn index(&self) -> Option<Arc<Index>> {

@@ -55,8 +55,8 @@ pub(crate) struct Shared {
     pub(super) visible: AtomicU64,
     /// No segment or log has this number yet.
     pub(super) next: AtomicU64,
-    /// The build under way, if any.
-    pub(super) building: Mutex<Option<Arc<Progress>>>,
+    /// The builds under way.
+    pub(super) building: Mutex<Vec<Arc<Progress>>>,
     /// Queries that are measured.
     pub(super) recalls: Recalls,
     /// How much of what is found lies in memory that is kept.
@@ -179,9 +179,7 @@ impl Space {
     /// Takes no more commands, and calls off what is being built.
     pub(super) fn let_go(&self) {
         self.commands.lock().take();
-        if let Some(build) = self.shared.building.lock().as_ref() {
-            build.call_off();
-        }
+        self.shared.building.lock().iter().for_each(|build| build.call_off());
     }
 }
 
