@@ -13,8 +13,8 @@
 //!    switched at once.
 //!
 //! The contract is in [`Collections`], [`Spaces`] and [`Points`]. [`embedded`] keeps collections in this
-//! process, in files; [`postgres`] in PostgreSQL with pgvector and [`qdrant`] in a Qdrant cluster, for several servers. What
-//! each promises less, its docs say; `tests/contract` asks the same of all.
+//! process, in files; [`postgres`] in PostgreSQL with pgvector and [`qdrant`] in a Qdrant cluster, for several servers.
+//! What each promises less, its docs say; `tests/contract` asks the same of all.
 //!
 //! Not a library for indexes alone, as `usearch` or `hnswlib` are: they know neither payloads nor
 //! crashes, and forget or block while they build.

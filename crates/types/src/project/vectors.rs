@@ -25,11 +25,14 @@ pub struct Vectors {
     /// How much of the vectors is kept in memory, those that are found most, of all collections together: `0B` to
     /// `1TiB`. The system's limit on locked memory has to allow it. For the embedded engine.
     pub warm: ByteSize,
-    /// Where the server of another engine is: `postgres://user@host:5432/database`, or the REST API of a Qdrant cluster,
-    /// `https://host:6333`. Without a secret: a password is named by `password_env`, a key by `api_key_env`.
+    /// Where the server of another engine is: `postgres://user@host:5432/database`, or the REST API of a Qdrant
+    /// cluster, `https://host:6333`. Without a secret: a password is named by `password_env`, a key by `api_key_env`.
     #[schemars(
         length(min = 1, max = 4_096),
-        extend("examples" = ["postgres://halny@db.internal:5432/halny?sslmode=verify-full", "https://qdrant.internal:6333"])
+        extend("examples" = [
+            "postgres://halny@db.internal:5432/halny?sslmode=verify-full",
+            "https://qdrant.internal:6333"
+        ])
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,

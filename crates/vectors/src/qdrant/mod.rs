@@ -23,14 +23,14 @@
 //! - Filters mean what [`Filter::matches`](halny_payload::Filter::matches) says. Where Qdrant means something else, or
 //!   has no such condition, points are asked here, one by one: words in a field without an index of words or within
 //!   nested objects, beginnings and parts of texts.
-//! - What is under a name is changed by one server at a time, under a lock. A server that goes away in the middle leaves
-//!   the name locked for two minutes, and maybe a space that no name means, which is removed when that name is made
+//! - What is under a name is changed by one server at a time, under a lock. A server that goes away in the middle
+//!   leaves the name locked for two minutes, and maybe a space that no name means, which is removed when that name is made
 //!   again. Aliases change without a lock: one that is made while its own name becomes a collection is lost, and one
 //!   that is made while its collection is deleted goes with it, or is refused.
 //! - A space that is held while its collection is deleted and made again with the same vectors is the new one.
 //! - Facets and samples are the cluster's; orders, and examples other than the mean, read every point that passes.
-//! - Vectors are stored in 32 bits. A graph walks on 8 bits or on 32, for Qdrant has no 16 for that; the compact tier is
-//!   Qdrant's product quantisation, which walks a graph and has no `nprobe`.
+//! - Vectors are stored in 32 bits. A graph walks on 8 bits or on 32, for Qdrant has no 16 for that; the compact tier
+//!   is Qdrant's product quantisation, which walks a graph and has no `nprobe`.
 //! - A field's index is waited for, a minute at the most; the cluster goes on with it.
 //!
 //! Only collections with names that Halny takes are seen. Vectors that it does not have (sparse ones, several in one,

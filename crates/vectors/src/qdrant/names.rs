@@ -1,7 +1,7 @@
 //! Which of the cluster's names are ours, and what they mean.
 //!
-//! A space is a collection of Qdrant's called `NAME.halny-KEY`, where the key is derived from what made its vectors: the
-//! same space made twice meets at the cluster. The alias `NAME` is on the active one. What other clients made is called
+//! A space is a collection of Qdrant's called `NAME.halny-KEY`, where the key is derived from what made its vectors:
+//! the same space made twice meets at the cluster. The alias `NAME` is on the active one. What other clients made is called
 //! otherwise, and is a collection of one space.
 
 use std::collections::{BTreeMap, BTreeSet};

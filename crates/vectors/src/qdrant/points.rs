@@ -22,7 +22,8 @@ use crate::{
 
 /// The most points that are read at once.
 pub(super) const PAGE: usize = 1_000;
-/// Bytes of vectors that are read at once, about. Payloads are as large as they are: a page that is too large is asked for in halves.
+/// Bytes of vectors that are read at once, about. Payloads are as large as they are: a page that is too large for that is
+/// asked for in halves.
 const PAGE_BYTES: usize = 16 << 20;
 /// The most that one request may ask for.
 pub(super) const LIMIT_MAX: usize = 1_000_000;

@@ -1,4 +1,4 @@
-//! One suite for every engine that keeps collections: the embedded store, PostgreSQL with pgvector, and a Qdrant cluster.
+//! One suite for every engine that keeps collections: the embedded store, PostgreSQL with pgvector, a Qdrant cluster.
 //!
 //! PostgreSQL is started by the tests, from the folder that HALNY_POSTGRES names; `make test-rust` sets it. The
 //! cluster is the one at HALNY_TEST_QDRANT (with the key in HALNY_TEST_QDRANT_API_KEY, if it wants one): Qdrant, or a

@@ -146,8 +146,11 @@ fn a_collection_of_another_client_is_served_as_it_is() {
             );
         }
         let space = engine.get(alias.as_str()).await.unwrap().active();
-        let points = json!({ "points": [{ "id": 1, "vector": [1.0, 2.0], "payload": { "k": "x" } }, { "id": 2, "vector": [2.0, 2.0] }] });
-        bare(reqwest::Method::PUT, &format!("{path}/points?wait=true"), points).await;
+        let points = [
+            json!({ "id": 1, "vector": [1.0, 2.0], "payload": { "k": "x" } }),
+            json!({ "id": 2, "vector": [2.0, 2.0] }),
+        ];
+        bare(reqwest::Method::PUT, &format!("{path}/points?wait=true"), json!({ "points": points })).await;
         let found = ask(&space, |points| points.search(&search("", &[1.0, 0.0], 5), &Select::default()));
         assert_eq!(found.iter().map(|found| found.id).collect::<Vec<_>>(), [2, 1].map(PointId::Number));
         space.write(vec![Write::Delete(halny_vectors::Selector::Ids(vec![PointId::Number(2)]))], true).await.unwrap();
