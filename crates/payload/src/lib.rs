@@ -15,7 +15,7 @@ mod values;
 
 pub use condition::{Condition, GeoPoint, Match, Range, Region, Scalar};
 pub use error::FilterError;
-pub use filter::{Filter, Subject};
+pub use filter::{Filter, Subject, Written};
 pub use id::PointId;
 pub use index::{FacetValue, PayloadIndex, Selection};
 pub use kind::{FieldKind, TextOptions};

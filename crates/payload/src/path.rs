@@ -36,6 +36,30 @@ impl JsonPath {
         &self.steps
     }
 
+    /// As Qdrant reads it: there a key stands in quotes unless it is made of ASCII letters, digits, `_` and `-`.
+    #[must_use]
+    pub fn quoted(&self) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        self.written(|key| key.is_empty() || !key.chars().all(plain))
+    }
+
+    /// The path as text, with quotes around the keys that have to stand in some.
+    fn written(&self, quotes: impl Fn(&str) -> bool) -> String {
+        let mut text = String::new();
+        for (place, step) in self.steps.iter().enumerate() {
+            match step {
+                Step::Key(key) => {
+                    let dot = if place == 0 { "" } else { "." };
+                    let quote = if quotes(key) { "\"" } else { "" };
+                    text.extend([dot, quote, key, quote]);
+                }
+                Step::Index(index) => text.push_str(&format!("[{index}]")),
+                Step::All => text.push_str("[]"),
+            }
+        }
+        text
+    }
+
     /// The same without a `[]` at its end.
     pub(crate) fn without_all(&self) -> JsonPath {
         let mut steps = self.steps.clone();
@@ -137,18 +161,7 @@ fn key<'a>(text: &'a str, steps: &mut Vec<Step>) -> Option<&'a str> {
 
 impl fmt::Display for JsonPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, step) in self.steps.iter().enumerate() {
-            match step {
-                Step::Key(key) => {
-                    let dot = if place == 0 { "" } else { "." };
-                    let quote = if key.contains(['.', '[', ']']) || key.is_empty() { "\"" } else { "" };
-                    write!(f, "{dot}{quote}{key}{quote}")?;
-                }
-                Step::Index(index) => write!(f, "[{index}]")?,
-                Step::All => f.write_str("[]")?,
-            }
-        }
-        Ok(())
+        f.write_str(&self.written(|key| key.contains(['.', '[', ']']) || key.is_empty()))
     }
 }
 
@@ -178,6 +191,11 @@ mod tests {
         }
         for good in ["a", "a.b", "a[].b", "a[12].b[]", "\"x.y\".z"] {
             assert_eq!(good.parse::<JsonPath>().unwrap().to_string(), good);
+        }
+        for (text, quoted) in [("a-b_1[].c", "a-b_1[].c"), ("it's.ü[2]", "\"it's\".\"ü\"[2]"), ("\"\".a", "\"\".a")] {
+            let path = text.parse::<JsonPath>().unwrap();
+            assert_eq!(path.quoted(), quoted);
+            assert_eq!(quoted.parse::<JsonPath>().unwrap(), path);
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use halny_payload::{FieldKind, Filter, FilterError, PayloadIndex, PointId, Subject};
+use halny_payload::{
+    Condition, FieldKind, Filter, FilterError, JsonPath, Match, PayloadIndex, PointId, Range, Scalar, Subject, Written,
+};
 use halny_types::{Blame, Fault};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -117,6 +119,38 @@ proptest! {
     }
 
     #[test]
+    fn what_is_written_is_read_as_the_same_filter(filter in filter()) {
+        let filter = Filter::read(&filter).unwrap();
+        let written = filter.write(&|_| true);
+        prop_assert!(written.exact);
+        prop_assert_eq!(Filter::read(&written.json).unwrap(), filter);
+    }
+
+    #[test]
+    fn what_is_written_passes_all_that_pass_and_no_other_where_it_is_exact(
+        payloads in prop::collection::vec(payload(), 1..20),
+        filter in filter(),
+        unknown in 0u8..4,
+    ) {
+        let filter = Filter::read(&filter).unwrap();
+        let knows = |condition: &Condition| match unknown {
+            0 => !matches!(condition, Condition::Match(..)),
+            1 => !matches!(condition, Condition::IsEmpty(_) | Condition::HasVector(_)),
+            2 => !matches!(condition, Condition::Nested(..) | Condition::Range(..) | Condition::HasId(_)),
+            _ => true,
+        };
+        let written = filter.write(&knows);
+        let read = Filter::read(&written.json).unwrap();
+        for (row, payload) in (0u64..).zip(&payloads) {
+            let has_vector = |name: &str| name == "image" && row % 2 == 0;
+            let point = Subject { id: PointId::Number(row), payload, has_vector: &has_vector, fields: &BTreeMap::new() };
+            let (passes, may) = (filter.matches(&point), read.matches(&point));
+            prop_assert!(!passes || may, "{payload:?} passes, and not {}", written.json);
+            prop_assert!(passes || !may || !written.exact, "{payload:?} does not pass, but {}", written.json);
+        }
+    }
+
+    #[test]
     fn no_json_breaks_the_reader(noise in any_json()) {
         let _ = Filter::read(&noise);
         let _ = FieldKind::read(&noise);
@@ -161,6 +195,40 @@ fn any_json() -> impl Strategy<Value = Value> {
             prop::collection::btree_map(word.clone().prop_map(str::to_owned), inner, 0..4).prop_map(Value::from_iter),
         ]
     })
+}
+
+#[test]
+fn what_json_cannot_say_is_left_out_and_told() {
+    let values = |values: Vec<Scalar>| values.into_iter().collect();
+    let (one, text) = (Scalar::Integer(1), Scalar::Text("a".to_owned()));
+    let a = || "a".parse::<JsonPath>().unwrap();
+    let must = |condition| Filter { must: vec![condition], ..Filter::default() };
+    let written = |filter: &Filter| filter.write(&|_| true);
+    // Values of several kinds: any of these is said piece by piece, none of these cannot be.
+    let any = must(Condition::Match(a(), Match::Any(values(vec![one.clone(), text.clone(), Scalar::Bool(true)]))));
+    let any = written(&any);
+    assert!(any.exact);
+    let each = |value: Value| json!({"key": "a", "match": {"value": value}});
+    assert_eq!(any.json, json!({"must": [{"should": [each(json!(1)), each(json!("a")), each(json!(true))]}]}));
+    let none = Condition::Match(a(), Match::Except(values(vec![one, text])));
+    assert_eq!(written(&must(none.clone())), Written { json: json!({}), exact: false });
+    let known = || Condition::IsNull(a());
+    let mixed = Filter {
+        should: vec![known(), none.clone()],
+        must_not: vec![Condition::Filter(Box::new(must(none.clone()))), known()],
+        min_should: Some((vec![none, known(), known()], 2)),
+        ..Filter::default()
+    };
+    let is_null = json!({"is_null": {"key": "a"}});
+    let wanted = json!({"must_not": [is_null], "min_should": {"conditions": [is_null, is_null], "min_count": 1}});
+    assert_eq!(written(&mixed), Written { json: wanted, exact: false });
+    // Times have years of four digits, and no bound is one for numbers.
+    let time = |gt| must(Condition::Datetime(a(), Range { gt, ..Range::default() }));
+    assert_eq!(
+        written(&time(Some(1_707_389_999_500_000))).json,
+        json!({"must": [{"key": "a", "range": {"gt": "2024-02-08T10:59:59.500000Z"}}]})
+    );
+    assert!(!written(&time(Some(i64::MAX))).exact && !written(&time(None)).exact);
 }
 
 #[test]

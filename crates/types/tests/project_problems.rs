@@ -368,6 +368,8 @@ fn an_engine_of_vectors_has_its_own_settings_and_no_secrets() {
                 "accepted\n",
             ),
             ("engine = \"postgres\"\nurl_env = \"DATABASE_URL\"", "accepted\n"),
+            ("engine = \"qdrant\"\nurl = \"https://qdrant:6333\"\napi_key_env = \"KEY\"", "accepted\n"),
+            ("engine = \"qdrant\"\nurl_env = \"QDRANT_URL\"", "accepted\n"),
         ],
     );
     for (text, place, told) in [
@@ -383,6 +385,19 @@ fn an_engine_of_vectors_has_its_own_settings_and_no_secrets() {
         ),
         ("engine = \"postgres\"\nurl_env = \"1 X\"", ":3:11:", "\"1 X\" is no name of an environment variable"),
         ("engine = \"mysql\"\nurl_env = \"U\"", ":2:10:", "mysql"),
+        ("api_key_env = \"K\"", ":2:1:", "take it out, or write engine = \"qdrant\""),
+        ("engine = \"postgres\"\nurl_env = \"U\"\napi_key_env = \"K\"", ":4:1:", "`api_key_env` means nothing"),
+        ("engine = \"qdrant\"\nurl_env = \"U\"\npassword_env = \"K\"", ":4:1:", "write engine = \"postgres\""),
+        ("engine = \"qdrant\"", "", "the engine \"qdrant\" needs to know where its server is"),
+        ("engine = \"qdrant\"\nurl = \"qdrant://db\"", ":3:7:", "begins with http:// or https://"),
+        ("engine = \"qdrant\"\nurl = \"https://secret@db:6333\"", ":3:7:", "the URL holds more than where it is"),
+        ("engine = \"qdrant\"\nurl = \"https://me:secret@db:6333\"", ":3:7:", "name the variable"),
+        ("engine = \"qdrant\"\nurl = \"https://db:6333/?api-key=secret\"", ":3:7:", "in api_key_env"),
+        (
+            "engine = \"qdrant\"\nurl_env = \"U\"\napi_key_env = \"a b\"",
+            ":4:15:",
+            "is no name of an environment variable",
+        ),
     ] {
         let said = rendered(&after_vectors(text));
         assert!(said.contains(place) && said.contains(told), "{text}\n{said}");

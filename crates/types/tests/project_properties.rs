@@ -237,7 +237,13 @@ fn vectors() -> impl Strategy<Value = Vectors> {
         password_env,
         ..Vectors::default()
     });
-    prop_oneof![path().prop_map(|folder| Vectors { folder, ..Vectors::default() }), elsewhere]
+    let cluster = (of(Just("QDRANT_API_KEY".to_owned())), "[a-z]{1,9}").prop_map(|(api_key_env, host)| Vectors {
+        engine: VectorEngine::Qdrant,
+        url: Some(format!("https://{host}:6333")),
+        api_key_env,
+        ..Vectors::default()
+    });
+    prop_oneof![path().prop_map(|folder| Vectors { folder, ..Vectors::default() }), elsewhere, cluster]
 }
 
 prop_compose! {

@@ -106,9 +106,7 @@ pub enum VectorsError {
     )]
     Unavailable(&'static str),
     /// The server that keeps the collections took too long.
-    #[error(
-        "the {0} server of the collections took longer than its `statement_timeout`; ask for less, or allow more there"
-    )]
+    #[error("the {0} server of the collections took longer than it may; ask for less, or allow it more")]
     TooSlow(&'static str),
     /// The server that keeps the collections answered with what nobody expects.
     #[error("the {0} server of the collections refused the request; what it said is in the log")]

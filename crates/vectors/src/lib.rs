@@ -13,12 +13,13 @@
 //!    switched at once.
 //!
 //! The contract is in [`Collections`], [`Spaces`] and [`Points`]. [`embedded`] keeps collections in this
-//! process, in files; [`postgres`] in PostgreSQL with pgvector, for several servers. What each promises
-//! less, its docs say; `tests/contract` asks the same of all.
+//! process, in files; [`postgres`] in PostgreSQL with pgvector and [`qdrant`] in a Qdrant cluster, for several servers.
+//! What each promises less, its docs say; `tests/contract` asks the same of all.
 //!
 //! Not a library for indexes alone, as `usearch` or `hnswlib` are: they know neither payloads nor
 //! crashes, and forget or block while they build.
 
+mod compression;
 mod config;
 mod contract;
 mod edit;
@@ -26,6 +27,7 @@ pub mod embedded;
 mod error;
 mod point;
 pub mod postgres;
+pub mod qdrant;
 pub mod query;
 mod request;
 mod scan;

@@ -15,8 +15,8 @@ use crate::ByteSize;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Vectors {
-    /// What keeps them: `embedded`, files on this host; `postgres`, a PostgreSQL database with pgvector, which several
-    /// servers may share.
+    /// What keeps them: `embedded`, files on this host; `postgres`, a PostgreSQL database with pgvector, or `qdrant`, a
+    /// Qdrant cluster, which several servers may share.
     pub engine: VectorEngine,
     /// The folder of the embedded engine, relative to this file. It is made with the first collection. One server at
     /// a time may use it.
@@ -25,15 +25,18 @@ pub struct Vectors {
     /// How much of the vectors is kept in memory, those that are found most, of all collections together: `0B` to
     /// `1TiB`. The system's limit on locked memory has to allow it. For the embedded engine.
     pub warm: ByteSize,
-    /// Where the server of another engine is: `postgres://user@host:5432/database`. Without a password: that is named
-    /// by `password_env`.
+    /// Where the server of another engine is: `postgres://user@host:5432/database`, or the REST API of a Qdrant
+    /// cluster, `https://host:6333`. Without a secret: a password is named by `password_env`, a key by `api_key_env`.
     #[schemars(
         length(min = 1, max = 4_096),
-        extend("examples" = ["postgres://halny@db.internal:5432/halny?sslmode=verify-full"])
+        extend("examples" = [
+            "postgres://halny@db.internal:5432/halny?sslmode=verify-full",
+            "https://qdrant.internal:6333"
+        ])
     )]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The environment variable that holds the URL, in place of `url`; in it a password may be.
+    /// The environment variable that holds the URL, in place of `url`; in that of a database a password may be.
     #[schemars(length(min = 1, max = 256), extend("examples" = ["HALNY_VECTORS_URL"]))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url_env: Option<String>,
@@ -41,6 +44,10 @@ pub struct Vectors {
     #[schemars(length(min = 1, max = 256), extend("examples" = ["HALNY_VECTORS_PASSWORD"]))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_env: Option<String>,
+    /// The environment variable that holds the API key of the Qdrant cluster.
+    #[schemars(length(min = 1, max = 256), extend("examples" = ["QDRANT_API_KEY"]))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
 }
 
 impl Default for Vectors {
@@ -52,6 +59,7 @@ impl Default for Vectors {
             url: None,
             url_env: None,
             password_env: None,
+            api_key_env: None,
         }
     }
 }
@@ -68,6 +76,8 @@ pub enum VectorEngine {
     Embedded,
     /// PostgreSQL with pgvector.
     Postgres,
+    /// A Qdrant cluster.
+    Qdrant,
 }
 
 impl VectorEngine {
@@ -75,6 +85,7 @@ impl VectorEngine {
         match self {
             VectorEngine::Embedded => "embedded",
             VectorEngine::Postgres => "postgres",
+            VectorEngine::Qdrant => "qdrant",
         }
     }
 
@@ -83,9 +94,29 @@ impl VectorEngine {
         match self {
             VectorEngine::Embedded => (&[], &[]),
             VectorEngine::Postgres => (&["url", "url_env", "password_env"], &["postgres://", "postgresql://"]),
+            VectorEngine::Qdrant => (&["url", "url_env", "api_key_env"], &["http://", "https://"]),
         }
     }
+
+    /// What to do about a setting that says nothing to it.
+    fn instead_of(self, setting: &str) -> String {
+        let other = match (self, setting) {
+            (VectorEngine::Embedded | VectorEngine::Qdrant, "password_env") => VectorEngine::Postgres,
+            (VectorEngine::Embedded | VectorEngine::Postgres, "api_key_env") => VectorEngine::Qdrant,
+            (VectorEngine::Embedded, _) => {
+                return "take it out, or write engine = \"postgres\" or \"qdrant\"".to_owned();
+            }
+            (VectorEngine::Postgres | VectorEngine::Qdrant, _) => VectorEngine::Embedded,
+        };
+        format!("take it out, or write engine = {:?}", other.name())
+    }
 }
+
+/// The settings that are for some engines alone. A folder may stay where it is: it is a default that somebody may have
+/// written out.
+const OF_ENGINES: [&str; 4] = ["url", "url_env", "password_env", "api_key_env"];
+/// Those of them that name environment variables.
+const VARIABLES: [&str; 3] = ["url_env", "password_env", "api_key_env"];
 
 const POINTER: &str = "/vectors";
 
@@ -100,18 +131,13 @@ pub(super) fn check(table: Option<&Value>, found: &mut Found) {
         table.get("engine").map_or(Ok(VectorEngine::default()), |engine| serde_json::from_value(engine.clone()));
     let Ok(engine) = engine else { return };
     let (settings, schemes) = engine.takes();
-    // A folder may stay where it is: it is a default that somebody may have written out.
-    for name in ["url", "url_env", "password_env"] {
+    for name in OF_ENGINES {
         if table.contains_key(name) && !settings.contains(&name) {
             let wrong = format!("`{name}` means nothing to the engine {:?}", engine.name());
-            let right = match engine {
-                VectorEngine::Embedded => "take it out, or write engine = \"postgres\"",
-                VectorEngine::Postgres => "take it out, or write engine = \"embedded\"",
-            };
-            found.key(&format!("{POINTER}/{name}"), wrong, right.to_owned());
+            found.key(&format!("{POINTER}/{name}"), wrong, engine.instead_of(name));
         }
     }
-    for name in ["url_env", "password_env"].into_iter().filter(|name| settings.contains(name)) {
+    for name in VARIABLES.into_iter().filter(|name| settings.contains(name)) {
         if let Some(variable) = written(name, found).filter(|variable| !is_variable(variable)) {
             let wrong = format!("{} is no name of an environment variable", abbreviated(&variable));
             let right = format!("write one of letters, digits and `_`, such as {:?}", "HALNY_VECTORS_URL");
@@ -147,10 +173,22 @@ fn check_url(url: &str, engine: VectorEngine, schemes: &[&str], found: &mut Foun
         return found.value(&pointer, wrong, right);
     };
     let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
-    let user = place.split('/').next().unwrap_or_default().rsplit_once('@').map_or("", |(user, _)| user);
-    if user.contains(':') || options.split('&').any(|option| option.starts_with("password=")) {
-        let wrong = "the URL holds a password, which does not belong into this file".to_owned();
-        let right = "take it out, and name the variable that holds it in password_env".to_owned();
+    let user = place.split('/').next().unwrap_or_default().rsplit_once('@').map(|(user, _)| user);
+    let secret = match engine {
+        VectorEngine::Qdrant => {
+            // It says where the cluster is, and nothing else.
+            let key = user.is_some() || !options.is_empty() || place.contains('#');
+            key.then_some(("more than where it is, such as a key", "api_key_env"))
+        }
+        VectorEngine::Embedded | VectorEngine::Postgres => {
+            let password = user.is_some_and(|user| user.contains(':'))
+                || options.split('&').any(|option| option.starts_with("password="));
+            password.then_some(("a password", "password_env"))
+        }
+    };
+    if let Some((what, setting)) = secret {
+        let wrong = format!("the URL holds {what}, which does not belong into this file");
+        let right = format!("take it out, and name the variable that holds it in {setting}");
         found.value(&pointer, wrong, right);
     }
 }

@@ -1,6 +1,8 @@
-//! One suite for every engine that keeps collections: the embedded store, and PostgreSQL with pgvector.
+//! One suite for every engine that keeps collections: the embedded store, PostgreSQL with pgvector, a Qdrant cluster.
 //!
-//! PostgreSQL is started by the tests, from the folder that HALNY_POSTGRES names; `make test-rust` sets it.
+//! PostgreSQL is started by the tests, from the folder that HALNY_POSTGRES names; `make test-rust` sets it. The
+//! cluster is the one at HALNY_TEST_QDRANT (with the key in HALNY_TEST_QDRANT_API_KEY, if it wants one): Qdrant, or a
+//! Halny server, which speaks the same. Without it those tests do nothing, and say so.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod catalogue;
@@ -9,14 +11,18 @@ mod nearest;
 mod pg_only;
 mod pg_server;
 mod points;
+mod qdrant_only;
 mod queries;
 mod samples;
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 
+use futures::FutureExt;
 use halny_types::CollectionName;
 use halny_vectors::embedded::Store;
 use halny_vectors::postgres::Postgres;
+use halny_vectors::qdrant::Qdrant;
 use halny_vectors::{CollectionConfig, Collections, Points, VectorsError};
 
 /// What a case is given: an engine, and names that are its own, since a server may hold others' collections.
@@ -73,6 +79,37 @@ pub(crate) fn on_postgres(name: &str, case: impl AsyncFnOnce(Ground)) {
     });
 }
 
+/// The cluster to test with, if there is one.
+pub(crate) async fn qdrant() -> Option<Qdrant> {
+    let Ok(url) = std::env::var("HALNY_TEST_QDRANT") else {
+        #[expect(clippy::print_stderr, reason = "a test that does nothing says so")]
+        {
+            eprintln!("skipped: HALNY_TEST_QDRANT names no Qdrant cluster");
+        }
+        return None;
+    };
+    let key = std::env::var("HALNY_TEST_QDRANT_API_KEY").ok();
+    Some(Qdrant::connect(&url, key.as_deref()).await.unwrap())
+}
+
+pub(crate) fn on_qdrant(name: &str, case: impl AsyncFnOnce(Ground)) {
+    run(async {
+        let Some(engine) = qdrant().await else { return };
+        let engine: Arc<dyn Collections> = Arc::new(engine);
+        // Others may use the cluster too, and a name is as long as those of its spaces may be.
+        let prefix = format!("{:08x}-{}", rand::random::<u32>(), prefix(name).chars().take(48).collect::<String>());
+        let ground = Ground { engine: Arc::clone(&engine), prefix: prefix.clone() };
+        let done = AssertUnwindSafe(case(ground)).catch_unwind().await;
+        for name in engine.names().await.unwrap().iter().filter(|name| name.as_str().starts_with(&prefix)) {
+            engine.delete(name.as_str()).await.unwrap();
+        }
+        tokio::task::block_in_place(|| engine.close());
+        if let Err(panic) = done {
+            resume_unwind(panic);
+        }
+    });
+}
+
 macro_rules! contract {
     ($($module:ident::$case:ident,)*) => {
         mod embedded {
@@ -80,6 +117,9 @@ macro_rules! contract {
         }
         mod postgres {
             $(#[test] fn $case() { crate::on_postgres(stringify!($case), crate::$module::$case); })*
+        }
+        mod qdrant {
+            $(#[test] fn $case() { crate::on_qdrant(stringify!($case), crate::$module::$case); })*
         }
     };
 }

@@ -1,0 +1,186 @@
+//! The catalogue: collections and aliases by name.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::future::{join, try_join_all};
+use halny_types::CollectionName;
+use reqwest::Method;
+use serde_json::json;
+
+use super::error::{Failure, told};
+use super::names::{self, is_usable, none_of};
+use super::points::Space;
+use super::settings::{self, Info, Mark};
+use super::spaces::Collection;
+use super::{Cluster, Qdrant};
+use crate::{AliasChange, CollectionConfig, Collections, Spaces, VectorsError, Waiting};
+
+impl Collections for Qdrant {
+    fn engine(&self) -> &'static str {
+        "qdrant"
+    }
+
+    fn get<'a>(&'a self, name: &'a str) -> Waiting<'a, Arc<dyn Spaces>> {
+        Box::pin(async move { Ok(Arc::new(load(&self.cluster, name).await?) as Arc<dyn Spaces>) })
+    }
+
+    fn names(&self) -> Waiting<'_, Vec<CollectionName>> {
+        Box::pin(async move { Ok(self.cluster.catalogue().await?.names()) })
+    }
+
+    fn aliases(&self) -> Waiting<'_, Vec<(CollectionName, CollectionName)>> {
+        Box::pin(async move { Ok(self.cluster.catalogue().await?.meanings().into_iter().collect()) })
+    }
+
+    fn create<'a>(&'a self, name: CollectionName, config: &'a CollectionConfig) -> Waiting<'a, ()> {
+        Box::pin(async move {
+            settings::check(config)?;
+            names::check(&name)?;
+            let named = name.as_str().to_owned();
+            self.cluster.alone(&named, create(Arc::clone(&self.cluster), name, config.clone())).await
+        })
+    }
+
+    fn delete<'a>(&'a self, name: &'a str) -> Waiting<'a, bool> {
+        Box::pin(async move {
+            if !is_usable(name) {
+                return Ok(false);
+            }
+            self.cluster.alone(name, delete(Arc::clone(&self.cluster), name.to_owned())).await
+        })
+    }
+
+    fn change_aliases(&self, changes: Vec<AliasChange>) -> Waiting<'_, ()> {
+        Box::pin(async move {
+            let actions = self.cluster.catalogue().await?.changed(changes)?;
+            self.cluster.change_aliases(actions).await.map_err(told)
+        })
+    }
+
+    fn close(&self) {
+        self.cluster.tasks.close();
+        self.cluster.runtime.block_on(self.cluster.tasks.wait());
+    }
+}
+
+/// The collection of that name, or that the alias means. In the usual case the cluster is asked twice at the same time.
+async fn load(cluster: &Arc<Cluster>, name: &str) -> Result<Collection, VectorsError> {
+    if !is_usable(name) {
+        return Err(none_of(name));
+    }
+    let mut asked = name.to_owned();
+    // An alias may be on a space that is not the active one: then its collection is asked for.
+    for _ in 0..2 {
+        let (info, names) = join(cluster.info(&asked), cluster.names()).await;
+        let (info, names) = (info.map_err(told)?.ok_or_else(|| none_of(name))?, names.map_err(told)?);
+        if names.contains(&asked) {
+            return Collection::foreign(cluster, &asked, &info);
+        }
+        // A snapshot that was restored under another name says whose it was.
+        match info.mark()?.filter(|mark| names.contains(&mark.name)) {
+            Some(mark) if mark.collection == asked => return own(cluster, &names, mark, &info).await,
+            Some(mark) => asked = mark.collection,
+            None => {
+                let aliases = cluster.aliases().await.map_err(told)?;
+                let target = aliases.get(&asked).filter(|target| is_usable(target) && names.contains(*target));
+                return Collection::foreign(cluster, target.ok_or_else(|| none_of(name))?, &info);
+            }
+        }
+    }
+    Err(none_of(name))
+}
+
+/// A collection of ours with its spaces, of which the active one was read.
+async fn own(
+    cluster: &Arc<Cluster>,
+    names: &BTreeSet<String>,
+    mark: Mark,
+    info: &Info,
+) -> Result<Collection, VectorsError> {
+    let others = names::spaces_of(names, &mark.collection).into_iter().filter(|name| *name != mark.name);
+    let others = others.map(|name| async move { Ok((name, cluster.info(name).await?)) });
+    let mut spaces = vec![Space::of(cluster, &mark.name, info, Some(&mark))?];
+    for (name, info) in try_join_all(others).await.map_err(told)? {
+        // One that was dropped meanwhile, or is nobody's, is none.
+        let Some(info) = info else { continue };
+        if let Some(found) = info.mark()?.filter(|found| found.name == name) {
+            spaces.push(Space::of(cluster, name, &info, Some(&found))?);
+        }
+    }
+    Ok(Collection {
+        cluster: Arc::clone(cluster),
+        name: Some(mark.collection),
+        model: mark.follows,
+        spaces: spaces.into_iter().map(Arc::new).collect(),
+    })
+}
+
+/// Makes a collection. To be called alone.
+async fn create(cluster: Arc<Cluster>, name: CollectionName, config: CollectionConfig) -> Result<(), VectorsError> {
+    let exists = || VectorsError::Exists(name.as_str().to_owned());
+    let catalogue = cluster.catalogue().await?;
+    if catalogue.is_foreign(name.as_str()) || catalogue.aliases.contains_key(name.as_str()) {
+        return Err(exists());
+    }
+    for space in catalogue.spaces(name.as_str()) {
+        let Some(info) = cluster.info(space).await.map_err(told)? else { continue };
+        if info.mark()?.is_none_or(|mark| mark.name != space) {
+            return Err(exists());
+        }
+        tracing::warn!(space, "a space that no name means is removed");
+        cluster.remove(space).await.map_err(told)?;
+    }
+    let space = names::space_name(name.as_str(), &names::key(config.space.as_ref()));
+    let mark = Mark::of(name.as_str(), &space, &config);
+    let taken = |failure: Failure| if failure.is_taken() { exists() } else { told(failure) };
+    make(&cluster, &mark, &config).await.map_err(taken)?;
+    cluster.change_aliases(vec![names::create_alias(name.as_str(), &space)]).await.map_err(told)
+}
+
+/// Makes a space and the indexes of its fields, or nothing.
+pub(super) async fn make(cluster: &Cluster, mark: &Mark, config: &CollectionConfig) -> Result<(), Failure> {
+    let body = settings::creation(config, mark)?;
+    cluster.client.change(Method::PUT, &["collections", &mark.name], Some(&body)).await?;
+    for (field, kind) in &config.fields {
+        if let Err(failure) = index(cluster, &mark.name, field, kind).await {
+            cluster.remove(&mark.name).await?;
+            return Err(failure);
+        }
+    }
+    Ok(())
+}
+
+/// Has a field of a space indexed, and waits for it.
+pub(super) async fn index(
+    cluster: &Cluster,
+    space: &str,
+    field: &str,
+    kind: &halny_payload::FieldKind,
+) -> Result<(), Failure> {
+    let path: halny_payload::JsonPath = field.parse().map_err(VectorsError::from)?;
+    let body = json!({ "field_name": path.quoted(), "field_schema": settings::field(kind) });
+    let body = Some(body.to_string().into_bytes());
+    cluster.client.send(Method::PUT, &["collections", space, "index"], Some(true), body).await.map(drop)
+}
+
+/// Removes a collection. To be called alone.
+async fn delete(cluster: Arc<Cluster>, name: String) -> Result<bool, VectorsError> {
+    let catalogue = cluster.catalogue().await?;
+    if catalogue.is_foreign(&name) {
+        cluster.remove(&name).await.map_err(told)?;
+        return Ok(true);
+    }
+    if catalogue.active(&name).is_none() {
+        return Ok(false);
+    }
+    let spaces = catalogue.spaces(&name);
+    // Without a name at once; what is left if this server goes away now is removed when the name is made again.
+    let on = |(_, target): &(&String, &String)| spaces.contains(&target.as_str());
+    let actions = catalogue.aliases.iter().filter(on).map(|(alias, _)| names::delete_alias(alias)).collect();
+    cluster.change_aliases(actions).await.map_err(told)?;
+    for space in spaces {
+        cluster.remove(space).await.map_err(told)?;
+    }
+    Ok(true)
+}
