@@ -174,8 +174,12 @@ def test_a_collection_of_a_deleted_one_s_name_is_empty(pair: Pair) -> None:
     pair.same_points(name)
 
 
-@pytest.mark.parametrize("name", ["a", "9", "a.b", "With_All-3.kinds", "x" * 96, "collections", "points"])
+@pytest.mark.parametrize("name", ["a", "9", "a.b", "With_All-3.kinds", "x" * 73, "x" * 96, "collections", "points"])
 def test_a_name_is_of_letters_digits_dots_and_dashes(pair: Pair, name: str) -> None:
+    if pair.engine == "qdrant" and len(name) > 73:
+        # What its spaces are called in the cluster is longer.
+        refused(pair.tested, lambda client: client.create_collection(name, vectors_config=SMALL), 400, 73)
+        return
     pair.same(lambda client: client.create_collection(name, vectors_config=SMALL))
     pair.same(lambda client: client.upsert(name, [models.PointStruct(id=1, vector=[1.0, 2.0])]))
     pair.same_points(name)

@@ -173,8 +173,17 @@ pub(super) fn spaces_of<'a>(names: &'a BTreeSet<String>, collection: &str) -> Ve
     names.iter().map(String::as_str).filter(of).collect()
 }
 
-/// Refuses a name that a space or a lock could have.
+/// Bytes that a name may have, so that those of its spaces are names as well.
+const NAME_BYTES_MAX: usize = halny_types::NAME_BYTES_MAX - BETWEEN.len() - 2 * KEY_BYTES;
+
+/// Refuses a name that a space or a lock could have, and one that is too long to be part of theirs.
 pub(super) fn check(name: &CollectionName) -> Result<(), VectorsError> {
+    let bytes = name.as_str().len();
+    if bytes > NAME_BYTES_MAX {
+        return Err(VectorsError::Name(format!(
+            "the name has {bytes} bytes; a collection in a Qdrant cluster has {NAME_BYTES_MAX} at most"
+        )));
+    }
     if is_kept(name.as_str()) {
         return Err(VectorsError::Name(format!(
             "a name that ends in `{BETWEEN}` and a key is that of a space in the Qdrant cluster; choose another"
@@ -194,6 +203,15 @@ pub(super) fn delete_alias(alias: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_name_has_spaces_and_a_lock() {
+        let named = |bytes: usize| CollectionName::new(&"x".repeat(bytes)).unwrap();
+        assert!(check(&named(NAME_BYTES_MAX + 1)).is_err());
+        let longest = named(NAME_BYTES_MAX);
+        check(&longest).unwrap();
+        CollectionName::new(&format!("{longest}{BETWEEN}{}", "0".repeat(2 * KEY_BYTES))).unwrap();
+    }
 
     const ONE: &str = "notes.halny-0123456789abcdef";
     const TWO: &str = "notes.halny-fedcba9876543210";
