@@ -160,7 +160,8 @@ impl Space {
         select: &Select,
     ) -> Result<BTreeMap<PointId, Record>, VectorsError> {
         let reading = self.reading(select, None);
-        let mut size = page_size(&reading);
+        let bare = select.payload.is_none() && select.vectors.is_none();
+        let mut size = if bare { writes::IDS_MAX } else { page_size(&reading) };
         let mut found = BTreeMap::new();
         let mut rest = ids;
         while !rest.is_empty() {
