@@ -11,7 +11,7 @@ impl Tier {
             4 | 8 => (CodeBits::Four, 1),
             16 => (CodeBits::Four, 2),
             32 => (CodeBits::Four, 4),
-            // So few bits are better spent on larger tables.
+            // As many bits as four for eight dimensions, in larger tables.
             64 => (CodeBits::Eight, 16),
             _ => return None,
         };

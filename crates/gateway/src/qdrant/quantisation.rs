@@ -4,7 +4,7 @@
 //! the vectors' memory, and gets the compact tier with codes of that size; found vectors are always
 //! compared again at full precision, so a code need not be larger than its table is fast.
 
-use halny_vectors::{CodeBits, Tier, VectorsError};
+use halny_vectors::{Tier, VectorsError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -47,7 +47,8 @@ impl QuantisationForm {
                 return Err(VectorsError::Unsupported(format!("quantization_config.{name}")));
             }
         }
-        let product = self.product.as_ref().map(|product| product.compression.tier(dimensions));
+        let product =
+            self.product.as_ref().and_then(|product| Tier::of_compression(product.compression.times(), dimensions));
         if product.is_some() && self.scalar.is_some() {
             let text = "`quantization_config` asks for `scalar` and `product`; it may be one of them";
             return Err(VectorsError::Invalid(text.to_owned()));
@@ -57,29 +58,21 @@ impl QuantisationForm {
 }
 
 impl Compression {
-    fn tier(self, dimensions: usize) -> Tier {
-        let (bits, each) = match self {
-            // With four bits a dimension nothing is left to be found by more, so a quarter takes an eighth.
-            Compression::X4 | Compression::X8 => (CodeBits::Four, 1),
-            Compression::X16 => (CodeBits::Four, 2),
-            Compression::X32 => (CodeBits::Four, 4),
-            // So few bits are better spent on larger tables.
-            Compression::X64 => (CodeBits::Eight, 16),
-        };
-        Tier::Compact { lists: None, bits, subspaces: Some(dimensions.div_ceil(each).max(1)) }
+    fn times(self) -> u32 {
+        match self {
+            Compression::X4 => 4,
+            Compression::X8 => 8,
+            Compression::X16 => 16,
+            Compression::X32 => 32,
+            Compression::X64 => 64,
+        }
     }
 }
 
 /// What a tier is called in Qdrant's words; nothing for a graph.
 pub(super) fn described(tier: &Tier, dimensions: usize) -> Option<Value> {
-    let Tier::Compact { bits, subspaces, .. } = tier else { return None };
-    let (bits, each) = match bits {
-        CodeBits::Four => (4, 2),
-        CodeBits::Eight => (8, 4),
-    };
-    let code_bits = subspaces.unwrap_or(dimensions.div_ceil(each)).max(1) * bits;
-    let times = (dimensions as f64 * 32.0 / code_bits as f64).log2().round().clamp(2.0, 6.0);
-    Some(json!({ "product": { "compression": format!("x{}", 1u32 << times as u32) } }))
+    let times = tier.compression(dimensions)?;
+    Some(json!({ "product": { "compression": format!("x{times}") } }))
 }
 
 #[cfg(test)]

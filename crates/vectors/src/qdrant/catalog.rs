@@ -11,7 +11,7 @@ use serde_json::json;
 use super::error::{Failure, told};
 use super::names::{self, is_usable, none_of};
 use super::points::Space;
-use super::settings::{self, Info, Mark};
+use super::settings::{self, Info, MARK, Mark};
 use super::spaces::Collection;
 use super::{Cluster, Qdrant};
 use crate::{AliasChange, CollectionConfig, Collections, Spaces, VectorsError, Waiting};
@@ -125,10 +125,13 @@ async fn create(cluster: Arc<Cluster>, name: CollectionName, config: CollectionC
     }
     for space in catalogue.spaces(name.as_str()) {
         let Some(info) = cluster.info(space).await.map_err(told)? else { continue };
-        if info.mark()?.is_none_or(|mark| mark.name != space) {
+        let Some(mark) = info.mark()?.filter(|mark| mark.name == space) else { return Err(exists()) };
+        // A name may have been taken away by somebody else: what has points and was not deleted here is left alone.
+        if !mark.deleted && cluster.has_points(space).await.map_err(told)? {
+            tracing::warn!(space, "a space that no name means has points; put an alias on it, or remove it");
             return Err(exists());
         }
-        tracing::warn!(space, "a space that no name means is removed");
+        tracing::warn!(space, "what is left of a collection that was deleted, or not made, is removed");
         cluster.remove(space).await.map_err(told)?;
     }
     let space = names::space_name(name.as_str(), &names::key(config.space.as_ref()));
@@ -175,7 +178,17 @@ async fn delete(cluster: Arc<Cluster>, name: String) -> Result<bool, VectorsErro
         return Ok(false);
     }
     let spaces = catalogue.spaces(&name);
-    // Without a name at once; what is left if this server goes away now is removed when the name is made again.
+    // What is left if this server goes away in the middle is removed when the name is made again.
+    for space in &spaces {
+        let Some(mut mark) = cluster.info(space).await.map_err(told)?.map(|info| info.mark()).transpose()?.flatten()
+        else {
+            continue;
+        };
+        mark.deleted = true;
+        let body = json!({ "metadata": { MARK: mark.to_json()? } });
+        cluster.client.change(Method::PATCH, &["collections", space], Some(&body)).await.map_err(told)?;
+    }
+    // Without a name at once.
     let on = |(_, target): &(&String, &String)| spaces.contains(&target.as_str());
     let actions = catalogue.aliases.iter().filter(on).map(|(alias, _)| names::delete_alias(alias)).collect();
     cluster.change_aliases(actions).await.map_err(told)?;

@@ -25,7 +25,7 @@
 //!   nested objects, beginnings and parts of texts.
 //! - What is under a name is changed by one server at a time, under a lock. A server that goes away in the middle
 //!   leaves the name locked for two minutes, and maybe a space that no name means, which is removed when that name is made
-//!   again. Aliases change without a lock: one that is made while its own name becomes a collection is lost, and one
+//!   again, if it is empty or was being deleted. Aliases change without a lock: one that is made while its own name becomes a collection is lost, and one
 //!   that is made while its collection is deleted goes with it, or is refused.
 //! - A space that is held while its collection is deleted and made again with the same vectors is the new one.
 //! - Facets and samples are the cluster's; orders, and examples other than the mean, read every point that passes.
@@ -181,6 +181,18 @@ impl Cluster {
             Err(failure) if failure.is(StatusCode::NOT_FOUND) => Ok(None),
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Whether a collection of the cluster's has points.
+    async fn has_points(&self, name: &str) -> Result<bool, Failure> {
+        #[derive(Deserialize)]
+        struct Page {
+            points: Vec<Value>,
+        }
+        let body = json!({ "limit": 1, "with_payload": false }).to_string().into_bytes();
+        let path = ["collections", name, "points", "scroll"];
+        let answer = self.client.send(Method::POST, &path, None, Some(body)).await?;
+        Ok(!client::result::<Page>(&answer)?.points.is_empty())
     }
 
     /// Makes all of these changes of aliases at once.

@@ -41,6 +41,9 @@ pub(super) struct Mark {
     segmenting: Segmenting,
     /// When it was made, in seconds since 1970.
     at: u64,
+    /// Whether its collection was deleted: what is left of it goes when the name is made again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) deleted: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,6 +65,7 @@ impl Mark {
             fields: BTreeMap::new(),
             segmenting: config.segmenting,
             at: now(),
+            deleted: false,
         };
         mark.with(config)
     }

@@ -245,22 +245,40 @@ fn names_that_spaces_have_are_nobodys() {
 }
 
 #[test]
-fn a_space_that_nobody_means_is_removed_when_its_name_is_made() {
+fn a_space_that_nobody_means_goes_when_its_name_is_made_unless_it_has_points_that_nobody_deleted() {
     on_qdrant("a_space_that_nobody_means", async |ground: Ground| {
-        let first = CollectionConfig { space: Some(made_by("1")), ..config() };
-        let space = ground.make("c", &first).await;
-        space.write(vec![Write::Upsert(numbered(0..3))], true).await.unwrap();
+        let (name, engine) = (ground.name("c"), &ground.engine);
+        let of = |version: &str| CollectionConfig { space: Some(made_by(version)), ..config() };
+        let unnamed = async || {
+            let action = json!({ "delete_alias": { "alias_name": name } });
+            bare(reqwest::Method::POST, "/collections/aliases", json!({ "actions": [action] })).await;
+            assert!(!engine.names().await.unwrap().contains(&name));
+            assert!(matches!(engine.get(name.as_str()).await, Err(VectorsError::NoCollection(_))));
+            assert!(!engine.delete(name.as_str()).await.unwrap());
+        };
         // As a server leaves it that goes away before it has named what it made.
-        let action = json!({ "delete_alias": { "alias_name": ground.name("c") } });
-        bare(reqwest::Method::POST, "/collections/aliases", json!({ "actions": [action] })).await;
-        assert!(!ground.engine.names().await.unwrap().contains(&ground.name("c")));
-        assert!(matches!(ground.engine.get(ground.name("c").as_str()).await, Err(VectorsError::NoCollection(_))));
-        assert!(!ground.engine.delete(ground.name("c").as_str()).await.unwrap());
-        let other = ground.make("c", &CollectionConfig { space: Some(made_by("2")), ..config() }).await;
-        assert_eq!(ask(&other, |points| points.count(None)), 0);
-        assert_eq!(ground.engine.get(ground.name("c").as_str()).await.unwrap().spaces().len(), 1);
-        let late = tokio::task::block_in_place(|| space.count(None));
+        let first = ground.make("c", &of("1")).await;
+        unnamed().await;
+        let second = ground.make("c", &of("2")).await;
+        assert_eq!(engine.get(name.as_str()).await.unwrap().spaces().len(), 1);
+        let late = tokio::task::block_in_place(|| first.count(None));
         assert!(matches!(late, Err(VectorsError::Closed)), "{late:?}");
+
+        // Somebody else took its name away.
+        second.write(vec![Write::Upsert(numbered(0..3))], true).await.unwrap();
+        let found = bare(reqwest::Method::GET, &format!("/collections/{name}"), json!({})).await;
+        let mut mark = found["result"]["config"]["metadata"]["halny"].clone();
+        unnamed().await;
+        assert!(matches!(engine.create(name.clone(), &of("3")).await, Err(VectorsError::Exists(_))));
+        assert_eq!(ask(&second, |points| points.count(None)), 3);
+
+        // A server that deletes it went away in the middle.
+        mark["deleted"] = json!(true);
+        let space = format!("/collections/{}", mark["name"].as_str().unwrap());
+        bare(reqwest::Method::PATCH, &space, json!({ "metadata": { "halny": mark } })).await;
+        let third = ground.make("c", &of("3")).await;
+        assert_eq!(ask(&third, |points| points.count(None)), 0);
+        assert_eq!(engine.get(name.as_str()).await.unwrap().spaces().len(), 1);
     });
 }
 
