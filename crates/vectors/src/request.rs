@@ -87,7 +87,7 @@ pub struct Select {
 pub struct SearchParams {
     /// Candidates that are kept while a graph is walked; 128 by default.
     pub ef: Option<usize>,
-    /// Lists of the compact tier that are looked through in each segment; what suits their number by default.
+    /// Lists of the compact tier that are looked through; what suits their number by default.
     pub nprobe: Option<usize>,
     /// How many candidates are compared exactly for each result that is wanted.
     pub oversampling: Option<f32>,

@@ -30,6 +30,8 @@ use super::writer::Command;
 use super::{faults, files, warm};
 use crate::CollectionConfig;
 
+/// After so long segments are looked over though nobody said anything: points that die say nothing.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// After so long without a write a collection rests.
 const IDLE: Duration = Duration::from_secs(2);
 /// What is kept in memory is looked over so often, while something is asked.
@@ -105,7 +107,8 @@ impl Builder {
         let builder = Builder { seals, indexes, merges, warm_bytes };
         let merges = builder.merges.clone();
         let work = move || {
-            index_all(&to_index, &merges, threads, warm);
+            // The others end when all who may call them are gone, this thread among them.
+            index_all(&to_index, merges, threads, warm);
             for other in [sealer, merger] {
                 if other.join().is_err() {
                     tracing::error!("a thread that builds segments ended in a panic");
@@ -164,7 +167,8 @@ fn seal_all(queue: &Receiver<Call>) {
 }
 
 /// Indexes what was sealed, measures queries, and keeps in memory what is found most.
-fn index_all(queue: &Receiver<Call>, merges: &Sender<Call>, threads: usize, mut warm: Keeper) {
+#[expect(clippy::needless_pass_by_value, reason = "whoever holds it keeps the merger waiting")]
+fn index_all(queue: &Receiver<Call>, merges: Sender<Call>, threads: usize, mut warm: Keeper) {
     give_way(10);
     let mut clients: Vec<Client> = Vec::new();
     let mut rested = Tick::ZERO;
@@ -192,15 +196,16 @@ fn index_all(queue: &Receiver<Call>, merges: &Sender<Call>, threads: usize, mut 
 /// Merges segments, and has those sealed that are written no more.
 fn merge_all(queue: &Receiver<Call>, threads: usize) {
     give_way(19);
-    let mut clients: Vec<Client> = Vec::new();
+    let (mut clients, mut tried): (Vec<Client>, Tick) = (Vec::new(), Tick::ZERO);
     loop {
-        match receive(queue, rest(&clients, Tick::now())) {
+        match receive(queue, rest(&clients, tried)) {
             Ok(Call::At(shared, commands)) => clients.push(Client::new(shared, commands)),
             Ok(Call::Look | Call::Measure) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Call::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         clients.retain(|client| client.shared.strong_count() > 0);
         let now = Tick::now();
+        tried = now;
         clients.iter_mut().for_each(|client| client.seal_at_rest(now));
         let idle = clients.iter().all(|client| client.written.1 + IDLE <= now);
         while queue.is_empty() && clients.iter().fold(false, |any, client| client.merge(threads, idle) | any) {}
@@ -222,15 +227,18 @@ fn give_way(by: i32) {
     }
 }
 
-/// When something is to be done if nothing is written until then, though nobody says so.
-fn rest(clients: &[Client], now: Tick) -> Tick {
+/// When something is to be done if nothing is written until then, though nobody says so. What could have been done
+/// then was `tried` last.
+fn rest(clients: &[Client], tried: Tick) -> Tick {
+    if clients.is_empty() {
+        return Tick::NEVER;
+    }
     let all = clients.iter().map(|client| client.written.1).fold(Tick::ZERO, Tick::max) + IDLE;
     let of = |client: &Client| {
         let seals = if client.seals_at_rest() { client.written.1 + IDLE } else { Tick::NEVER };
         if client.merges_when_idle() { seals.min(all) } else { seals }
     };
-    // What could have been done by now was tried.
-    clients.iter().map(of).filter(|tick| *tick > now).fold(Tick::NEVER, Tick::min)
+    clients.iter().map(of).filter(|tick| *tick > tried).fold(Tick::now() + LOOK_EVERY, Tick::min)
 }
 
 /// Keeps in memory what is found most, now and then.

@@ -12,13 +12,11 @@ use halny_ann::{
 };
 
 use super::files;
-use crate::{CodeBits, Precision, Search, Tier, VectorConfig};
+use crate::{CodeBits, Distance, Precision, Search, Tier, VectorConfig};
 
 /// Candidates that are kept in a walk unless the request says otherwise: 99.4 % of the ten nearest
 /// among 62,666 sentence embeddings.
 const EF: usize = 128;
-/// However small a segment, no fewer are kept, unless the request says fewer.
-const EF_LEAST: usize = 24;
 /// Candidates that are compared on the vectors for each result, unless the request says otherwise.
 /// In bytes, twice as many as are wanted found all that more of them found (62,666 sentence embeddings).
 pub(super) const BYTES_OVERSAMPLING: f32 = 2.0;
@@ -37,8 +35,12 @@ const GONE_TO_COSTS: usize = 2;
 const CODES_PER_SCANNED: usize = 8;
 const CENTRES_PER_SCANNED: usize = 4;
 
-/// A copy in bytes of vectors that have no index yet; nothing for a tier that does not look at bytes.
+/// A copy in bytes of vectors that have no index yet; nothing for a tier that does not look at bytes, nor for distances
+/// of Euclid: far from the origin bytes tell them apart less well than the distances differ.
 pub(super) fn coarse(vector: &VectorConfig) -> Option<Coarse> {
+    if vector.distance == Distance::Euclid {
+        return None;
+    }
     match vector.tier {
         Tier::Fast { precision: Precision::F32 | Precision::F16, .. } => None,
         Tier::Fast { precision: Precision::Int8, .. } | Tier::Compact { .. } => {
@@ -49,13 +51,14 @@ pub(super) fn coarse(vector: &VectorConfig) -> Option<Coarse> {
 
 /// What is asked of the index of one segment.
 ///
-/// How thorough a search is to be is said for the collection. In a segment that holds a share `s` of its vectors, and so
-/// of the nearest too, as many candidates are kept, and lists looked through, as `√s` of what was said: what a
-/// small segment misses is that share of the loss, and costs as much to find as in a large one. Lists are as many as
+/// How thorough a search is to be is said for the collection. In a segment that holds a share `s` of the vectors that may
+/// pass, and so of the nearest too, as many candidates are kept, and lists looked through, as `√s` of what was said: what
+/// a small segment misses is that share of the loss, and costs as much to find as in a large one. But at least half as
+/// many candidates: what is asked for may all have been written at one time. Lists are as many as
 /// the root of what they hold, so that the same share of each segment's is looked through.
 pub(super) struct Asked<'a> {
     pub(super) search: &'a Search,
-    /// The segment's share of the vectors, 0 to 1.
+    /// The segment's share of the vectors that may pass, 0 to 1.
     pub(super) share: f32,
 }
 
@@ -64,7 +67,7 @@ impl Asked<'_> {
     fn ef(&self) -> usize {
         let said = self.search.params.ef.unwrap_or(EF);
         let kept = (said as f32 * self.share.sqrt()).ceil() as usize;
-        kept.max(EF_LEAST.min(said)).max(self.search.limit)
+        kept.max(said.div_ceil(2)).max(self.search.limit)
     }
 
     /// Lists that are looked through.

@@ -1,14 +1,15 @@
 //! Reading: the nearest points, points in the order of their ids, and how many there are.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use halny_ann::{Coarse, Found, Metric, Rows, exact};
-use halny_payload::{Filter, PointId};
+use halny_payload::{Filter, PayloadIndex, PointId};
 
 use super::index::{Asked, BYTES_OVERSAMPLING};
 use super::open::OpenRows;
 use super::plan::{Plan, plan};
-use super::segment::Segment;
+use super::segment::{Column, Segment};
 use super::sieve::{Sieve, Source};
 use super::view::{Piece, Place, Reading};
 use crate::Search;
@@ -32,16 +33,32 @@ pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
     let good = |found: &Found| {
         search.threshold.is_none_or(|least| config.distance.beats(config.distance.score(found.similarity), least))
     };
-    let vectors = |piece: &Piece| match piece {
-        Piece::Sealed(segment) => segment.column(&search.vector).map_or(0, |column| column.rows().len()),
-        Piece::Open(open) => open.read().column(&search.vector).map_or(0, |column| column.rows().len()),
-    };
-    let all: usize = reading.view.pieces.iter().map(vectors).sum();
+    let fields: Vec<Option<Arc<PayloadIndex>>> = reading
+        .view
+        .pieces
+        .iter()
+        .map(|piece| match piece {
+            Piece::Sealed(segment) => Some(segment.fields()),
+            Piece::Open(_) => None,
+        })
+        .collect();
+    let sealed: Vec<Option<InSealed<'_>>> = reading
+        .view
+        .pieces
+        .iter()
+        .zip(&fields)
+        .map(|(piece, fields)| match piece {
+            Piece::Sealed(segment) => InSealed::new(segment, fields.as_deref()?, search),
+            Piece::Open(_) => None,
+        })
+        .collect();
+    let all = sealed.iter().flatten().map(InSealed::may_pass).sum();
     let mut hits: Vec<Hit> = Vec::new();
-    for (piece, segment) in reading.view.pieces.iter().enumerate() {
-        let found = match segment {
-            Piece::Sealed(segment) => in_sealed(reading, segment, metric, search, all),
-            Piece::Open(open) => in_open(reading, &open.read(), metric, search),
+    for (piece, (segment, sealed)) in reading.view.pieces.iter().zip(&sealed).enumerate() {
+        let found = match (segment, sealed) {
+            (Piece::Open(open), _) => in_open(reading, &open.read(), metric, search),
+            (Piece::Sealed(_), Some(sealed)) => sealed.search(reading, metric, search, all),
+            (Piece::Sealed(_), None) => Vec::new(),
         };
         let near = found.into_iter().filter(good);
         hits.extend(near.map(|found| (Place { piece, row: found.row }, found.similarity)));
@@ -59,34 +76,55 @@ fn best_first(reading: &Reading, hits: &mut [Hit]) {
     });
 }
 
-/// Found rows are points, not places of vectors. `all` is how many vectors there are in all segments.
-fn in_sealed(reading: &Reading, segment: &Segment, metric: Metric, search: &Search, all: usize) -> Vec<Found> {
-    let Some(column) = segment.column(&search.vector) else { return Vec::new() };
-    let fields = segment.fields();
-    let sieve = Sieve::new(search.filter.as_deref(), &fields, Source::Sealed(segment));
-    let passes = |slot: u32| {
-        let row = column.point_of(slot);
-        segment.lives(row, reading.at) && sieve.passes(row)
-    };
-    let index = column.index();
-    let estimate = sieve.estimate(segment.len());
-    let share = column.rows().len() as f32 / all.max(1) as f32;
-    let asked = Asked { search, share: share.min(1.0) };
-    let mut found = match plan(index.as_deref(), column.rows(), estimate, &asked) {
-        Plan::Ask(index) => index.search(column.rows(), &asked, &passes),
-        Plan::Scan => {
-            // The rows that may pass, where they are known; else all.
-            let (rows, count): (Box<dyn Iterator<Item = u32> + '_>, usize) = match sieve.rows() {
-                Some(rows) => (Box::new(rows.iter().filter_map(|row| column.slot_of(row))), rows.len() as usize),
-                None => (Box::new(0..column.rows().len() as u32), column.rows().len()),
-            };
-            let coarse = column.coarse().filter(|_| index.is_none());
-            let scanned = Scanned { rows: column.rows(), coarse: coarse.as_deref(), metric };
-            scanned.search(reading, search, count, rows.filter(|slot| passes(*slot)))
-        }
-    };
-    found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
-    found
+/// The vectors of a sealed segment, and what of them may pass. Found rows are points, not places of vectors.
+struct InSealed<'a> {
+    segment: &'a Segment,
+    column: &'a Column,
+    sieve: Sieve<'a>,
+    /// How many rows pass at most, where something is known.
+    estimate: Option<u64>,
+}
+
+impl<'a> InSealed<'a> {
+    fn new(segment: &'a Segment, fields: &'a PayloadIndex, search: &'a Search) -> Option<InSealed<'a>> {
+        let column = segment.column(&search.vector)?;
+        let sieve = Sieve::new(search.filter.as_deref(), fields, Source::Sealed(segment));
+        let estimate = sieve.estimate(segment.len());
+        Some(InSealed { segment, column, sieve, estimate })
+    }
+
+    /// How many vectors pass at most.
+    fn may_pass(&self) -> usize {
+        let rows = self.column.rows().len();
+        self.estimate.map_or(rows, |passing| usize::try_from(passing).unwrap_or(rows).min(rows))
+    }
+
+    /// `all` is how many vectors may pass in all segments.
+    fn search(&self, reading: &Reading, metric: Metric, search: &Search, all: usize) -> Vec<Found> {
+        let InSealed { segment, column, sieve, estimate } = self;
+        let passes = |slot: u32| {
+            let row = column.point_of(slot);
+            segment.lives(row, reading.at) && sieve.passes(row)
+        };
+        let index = column.index();
+        let share = self.may_pass() as f32 / all.max(1) as f32;
+        let asked = Asked { search, share: share.min(1.0) };
+        let mut found = match plan(index.as_deref(), column.rows(), *estimate, &asked) {
+            Plan::Ask(index) => index.search(column.rows(), &asked, &passes),
+            Plan::Scan => {
+                // The rows that may pass, where they are known; else all.
+                let (rows, count): (Box<dyn Iterator<Item = u32> + '_>, usize) = match sieve.rows() {
+                    Some(rows) => (Box::new(rows.iter().filter_map(|row| column.slot_of(row))), rows.len() as usize),
+                    None => (Box::new(0..column.rows().len() as u32), column.rows().len()),
+                };
+                let coarse = column.coarse().filter(|_| index.is_none());
+                let scanned = Scanned { rows: column.rows(), coarse: coarse.as_deref(), metric };
+                scanned.search(reading, search, count, rows.filter(|slot| passes(*slot)))
+            }
+        };
+        found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
+        found
+    }
 }
 
 fn in_open(reading: &Reading, rows: &OpenRows, metric: Metric, search: &Search) -> Vec<Found> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures::future::{join, try_join_all};
+use futures::future::{join3, try_join_all};
 use halny_types::CollectionName;
 use reqwest::Method;
 use serde_json::json;
@@ -64,7 +64,8 @@ impl Collections for Qdrant {
     }
 }
 
-/// The collection of that name, or that the alias means. In the usual case the cluster is asked twice at the same time.
+/// The collection of that name, or that the alias means. In the usual case the cluster is asked
+/// for three things at the same time, and for nothing else.
 async fn load(cluster: &Arc<Cluster>, name: &str) -> Result<Collection, VectorsError> {
     if !is_usable(name) {
         return Err(none_of(name));
@@ -72,20 +73,19 @@ async fn load(cluster: &Arc<Cluster>, name: &str) -> Result<Collection, VectorsE
     let mut asked = name.to_owned();
     // An alias may be on a space that is not the active one: then its collection is asked for.
     for _ in 0..2 {
-        let (info, names) = join(cluster.info(&asked), cluster.names()).await;
-        let (info, names) = (info.map_err(told)?.ok_or_else(|| none_of(name))?, names.map_err(told)?);
+        let (info, names, aliases) = join3(cluster.info(&asked), cluster.names(), cluster.aliases()).await;
+        let info = info.map_err(told)?.ok_or_else(|| none_of(name))?;
+        let (names, aliases) = (names.map_err(told)?, aliases.map_err(told)?);
         if names.contains(&asked) {
             return Collection::foreign(cluster, &asked, &info);
         }
-        // A snapshot that was restored under another name says whose it was.
-        match info.mark()?.filter(|mark| names.contains(&mark.name)) {
+        let target = aliases.get(&asked).filter(|target| names.contains(*target)).ok_or_else(|| none_of(name))?;
+        // A snapshot that was restored under another name says whose it was, and is not.
+        match info.mark()?.filter(|mark| mark.name == *target) {
             Some(mark) if mark.collection == asked => return own(cluster, &names, mark, &info).await,
             Some(mark) => asked = mark.collection,
-            None => {
-                let aliases = cluster.aliases().await.map_err(told)?;
-                let target = aliases.get(&asked).filter(|target| is_usable(target) && names.contains(*target));
-                return Collection::foreign(cluster, target.ok_or_else(|| none_of(name))?, &info);
-            }
+            None if is_usable(target) => return Collection::foreign(cluster, target, &info),
+            None => break,
         }
     }
     Err(none_of(name))
@@ -167,6 +167,18 @@ pub(super) async fn index(
     cluster.client.send(Method::PUT, &["collections", space, "index"], Some(true), body).await.map(drop)
 }
 
+/// Writes down in these spaces whether their collection is deleted.
+async fn mark_deleted(cluster: &Cluster, spaces: &[&str], deleted: bool) -> Result<(), VectorsError> {
+    for space in spaces {
+        let Some(info) = cluster.info(space).await.map_err(told)? else { continue };
+        let Some(mut mark) = info.mark()? else { continue };
+        mark.deleted = deleted;
+        let body = json!({ "metadata": { MARK: mark.to_json()? } });
+        cluster.client.change(Method::PATCH, &["collections", space], Some(&body)).await.map_err(told)?;
+    }
+    Ok(())
+}
+
 /// Removes a collection. To be called alone.
 async fn delete(cluster: Arc<Cluster>, name: String) -> Result<bool, VectorsError> {
     let catalogue = cluster.catalogue().await?;
@@ -179,19 +191,16 @@ async fn delete(cluster: Arc<Cluster>, name: String) -> Result<bool, VectorsErro
     }
     let spaces = catalogue.spaces(&name);
     // What is left if this server goes away in the middle is removed when the name is made again.
-    for space in &spaces {
-        let Some(mut mark) = cluster.info(space).await.map_err(told)?.map(|info| info.mark()).transpose()?.flatten()
-        else {
-            continue;
-        };
-        mark.deleted = true;
-        let body = json!({ "metadata": { MARK: mark.to_json()? } });
-        cluster.client.change(Method::PATCH, &["collections", space], Some(&body)).await.map_err(told)?;
-    }
+    mark_deleted(&cluster, &spaces, true).await?;
     // Without a name at once.
     let on = |(_, target): &(&String, &String)| spaces.contains(&target.as_str());
     let actions = catalogue.aliases.iter().filter(on).map(|(alias, _)| names::delete_alias(alias)).collect();
-    cluster.change_aliases(actions).await.map_err(told)?;
+    if let Err(failure) = cluster.change_aliases(actions).await {
+        if mark_deleted(&cluster, &spaces, false).await.is_err() {
+            tracing::warn!(name, "a collection that could not be deleted is marked as if it had been; delete it again");
+        }
+        return Err(told(failure));
+    }
     for space in spaces {
         cluster.remove(space).await.map_err(told)?;
     }

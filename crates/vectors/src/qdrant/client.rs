@@ -8,12 +8,16 @@ use reqwest::redirect::Policy;
 use reqwest::{Method, Url};
 use serde::de::{Deserialize, DeserializeOwned};
 use serde_json::{Value, value::RawValue};
+use tokio::sync::Semaphore;
 
 use super::error::{Failure, broken};
 use crate::VectorsError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Requests that are under way at once, and how long another waits.
+const REQUESTS_MAX: usize = 64;
+const PLACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A million ids with their scores take about 100 MB.
 const ANSWER_BYTES_MAX: usize = 128 << 20;
 /// What is kept of an answer that says why a request was refused.
@@ -26,6 +30,8 @@ const API_KEY: HeaderName = HeaderName::from_static("api-key");
 pub(super) struct Client {
     http: reqwest::Client,
     url: Url,
+    /// Requests that may be under way: each of those that read holds a thread, and the memory of its answer.
+    places: Semaphore,
 }
 
 /// What stands in an answer beside how long it took.
@@ -75,7 +81,7 @@ impl Client {
             .timeout(timeout)
             .build()
             .map_err(|_| refused("no TLS settings can be used for the Qdrant cluster"))?;
-        Ok(Client { http, url })
+        Ok(Client { http, url, places: Semaphore::new(REQUESTS_MAX) })
     }
 
     /// What `GET` of this path answers, whole.
@@ -113,12 +119,17 @@ impl Client {
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
+        let place = tokio::time::timeout(PLACE_TIMEOUT, self.places.acquire()).await;
+        let Ok(Ok(_place)) = place else {
+            tracing::warn!("more requests to the Qdrant cluster are under way than it answers in time");
+            return Err(Failure::Gone);
+        };
         let answer = request.send().await.map_err(Failure::of)?;
         let status = answer.status();
         if status.is_success() {
             return limited(answer, ANSWER_BYTES_MAX).await?.ok_or(Failure::AnswerTooLarge(ANSWER_BYTES_MAX));
         }
-        let said = limited(answer, REFUSAL_BYTES_MAX).await?.unwrap_or_default();
+        let said = beginning(answer, REFUSAL_BYTES_MAX).await?;
         Err(Failure::Refused { status, said: refusal(&said) })
     }
 }
@@ -136,6 +147,19 @@ async fn limited(mut answer: reqwest::Response, most: usize) -> Result<Option<Ve
         bytes.extend_from_slice(&piece);
     }
     Ok(Some(bytes))
+}
+
+/// The first bytes of an answer.
+async fn beginning(mut answer: reqwest::Response, most: usize) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = answer.chunk().await.map_err(Failure::of)? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() >= most {
+            bytes.truncate(most);
+            break;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Why a request was refused, in the words of Qdrant.

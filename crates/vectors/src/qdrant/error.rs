@@ -1,6 +1,7 @@
 //! What the cluster says, as what a client may be told.
 //!
-//! Its texts name spaces and hosts: they go into the log, and the client learns what to do.
+//! Its texts may name spaces and hosts: they go into the log, and the client learns what to do. Only why it refuses a
+//! request as wrong is passed on.
 
 use std::fmt::Display;
 
@@ -10,6 +11,9 @@ use crate::VectorsError;
 
 /// The engine's name in errors.
 pub(super) const ENGINE: &str = "Qdrant";
+
+/// What is passed on of a cluster's own words.
+const SAID_CHARS_MAX: usize = 400;
 
 /// Why a request came to nothing.
 #[derive(Debug)]
@@ -99,6 +103,11 @@ fn refused(status: StatusCode, said: &str) -> VectorsError {
     }
     tracing::warn!(%status, said, "the Qdrant cluster refused a request");
     match status {
+        // What it has against it is the caller's affair: a limit of its strict mode, for instance.
+        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => {
+            let said: String = said.chars().take(SAID_CHARS_MAX).collect();
+            VectorsError::Invalid(format!("the Qdrant cluster refuses the request: {said}"))
+        }
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE

@@ -146,17 +146,20 @@ fn is_plain(path: &JsonPath) -> bool {
 fn is_known(condition: &Condition, fields: &BTreeMap<String, FieldKind>) -> bool {
     match condition {
         // Without an index of words Qdrant looks for parts of texts.
-        Condition::Match(path, Match::Words(_) | Match::AnyWord(_) | Match::Phrase(_)) => {
+        Condition::Match(path, Match::Words(_) | Match::AnyWord(_)) => {
             matches!(fields.get(&path.to_string()), Some(FieldKind::Text(_)))
         }
-        // Beginnings came with 1.19; parts of texts are Halny's own.
-        Condition::Match(_, Match::Prefix(_) | Match::Substring(_)) => false,
+        // Phrases are found by indexes that were made for them alone, else there are none; beginnings came with
+        // 1.19; parts of texts are Halny's own.
+        Condition::Match(_, Match::Phrase(_) | Match::Prefix(_) | Match::Substring(_)) => false,
         // It leaves out texts and whole numbers alone.
         Condition::Match(_, Match::Except(scalars)) => {
             !scalars.is_empty() && !scalars.iter().any(|scalar| matches!(scalar, Scalar::Bool(_)))
         }
-        // Indexes are of fields of the payload, not of what is within an item.
-        Condition::Nested(_, filter) => of_each(filter, &|inner| is_known(inner, &BTreeMap::new())),
+        // Indexes are of fields of the payload, not of what is within an item; and there Qdrant knows no ids or vectors.
+        Condition::Nested(_, filter) => of_each(filter, &|inner| {
+            !matches!(inner, Condition::HasId(_) | Condition::HasVector(_)) && is_known(inner, &BTreeMap::new())
+        }),
         _ => true,
     }
 }
@@ -180,3 +183,35 @@ fn of_each(filter: &Filter, holds: &dyn Fn(&Condition) -> bool) -> bool {
 
 /// What is wanted of nothing but ids.
 pub(super) const IDS: Select = Select { payload: PayloadSelect::None, vectors: VectorSelect::None };
+
+#[cfg(test)]
+mod tests {
+    use halny_payload::TextOptions;
+
+    use super::*;
+
+    #[test]
+    fn what_qdrant_means_otherwise_is_asked_here() {
+        let fields = BTreeMap::from([("text".to_owned(), FieldKind::Text(TextOptions::default()))]);
+        let asks = |condition: Value| {
+            let filter = Filter::read(&json!({ "must": [condition] })).unwrap();
+            !filter.write(&|condition| is_known(condition, &fields)).exact
+        };
+        let of = |key: &str, how: &str| json!({ "key": key, "match": { how: "a b" } });
+        let nested = |inner: Value| json!({ "nested": { "key": "items", "filter": { "must": [inner] } } });
+        for known in [of("text", "text"), of("text", "text_any"), of("other", "value"), json!({ "has_id": [1] })] {
+            assert!(!asks(known.clone()), "{known}");
+        }
+        assert!(!asks(nested(of("other", "value"))));
+        // Words in a field without an index, or in items; phrases, which need an index of their own; ids in items.
+        for unknown in [
+            of("other", "text"),
+            nested(of("text", "text")),
+            of("text", "phrase"),
+            nested(json!({ "has_id": [1] })),
+            nested(json!({ "has_vector": "a" })),
+        ] {
+            assert!(asks(unknown.clone()), "{unknown}");
+        }
+    }
+}

@@ -166,10 +166,12 @@ impl Info {
         mark.map(Some).map_err(|error| broken("read what is written down of a space", &error))
     }
 
-    /// When it was made, as it is written down in it, in seconds since 1970.
-    pub(super) fn made_at(&self) -> u64 {
-        let at = || self.config.metadata.as_ref()?.get(MARK)?.get("at")?.as_u64();
-        at().unwrap_or(0)
+    /// Of a lock, since when it is held, in seconds since 1970, and by whom.
+    pub(super) fn held(&self) -> (u64, String) {
+        let mark = self.config.metadata.as_ref().and_then(|metadata| metadata.get(MARK));
+        let at = mark.and_then(|mark| mark.get("at")?.as_u64()).unwrap_or(0);
+        let owner = mark.and_then(|mark| mark.get("owner")?.as_str()).unwrap_or_default();
+        (at, owner.to_owned())
     }
 
     /// The configuration of a space, or without a mark of what another client made.

@@ -79,6 +79,9 @@ impl Owned {
         let mut mark = info.mark()?.ok_or_else(|| broken("make a space the active one", "it is not marked"))?;
         let follows = mark.follows.as_ref() == Some(&made.model);
         mark.follows = Some(made.model.clone());
+        // It was to be deleted, and could not be.
+        let follows = follows && !mark.deleted;
+        mark.deleted = false;
         // Every alias of the collection means what its name means, for other clients of the cluster too.
         let moved = if active == space { Vec::new() } else { catalogue.moved(&catalogue.spaces(&self.name), &space) };
         Ok(Activation { mark: (!follows).then_some(mark), moved, space })

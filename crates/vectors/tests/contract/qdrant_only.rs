@@ -33,12 +33,13 @@ async fn bare(method: reqwest::Method, path: &str, body: Value) -> Value {
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn of_servers_that_make_one_name_at_once_one_makes_it() {
     on_qdrant("of_servers_that_make_one_name", async |ground: Ground| {
         let name = ground.name("c");
         let mut engines = Vec::new();
         for _ in 0..4 {
-            engines.push(qdrant().await.unwrap());
+            engines.push(qdrant().await);
         }
         for round in 0..3 {
             let configs: Vec<CollectionConfig> = (0..engines.len())
@@ -63,9 +64,10 @@ fn of_servers_that_make_one_name_at_once_one_makes_it() {
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn what_one_server_changes_another_sees() {
     on_qdrant("what_one_server_changes", async |ground: Ground| {
-        let (name, other) = (ground.name("c"), qdrant().await.unwrap());
+        let (name, other) = (ground.name("c"), qdrant().await);
         let first = CollectionConfig { space: Some(made_by("1")), ..config() };
         ground.engine.create(name.clone(), &first).await.unwrap();
         let here = ground.engine.get(name.as_str()).await.unwrap();
@@ -83,6 +85,7 @@ fn what_one_server_changes_another_sees() {
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn an_alias_on_any_space_means_the_collection() {
     on_qdrant("an_alias_on_any_space", async |ground: Ground| {
         let (name, engine) = (ground.name("c"), &ground.engine);
@@ -121,6 +124,7 @@ fn an_alias_on_any_space_means_the_collection() {
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn a_collection_of_another_client_is_served_as_it_is() {
     on_qdrant("a_collection_of_another_client", async |ground: Ground| {
         let (name, engine) = (ground.name("theirs"), &ground.engine);
@@ -176,6 +180,7 @@ fn a_collection_of_another_client_is_served_as_it_is() {
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn a_configuration_comes_back_as_it_was_written_and_metadata_without_what_is_ours() {
     on_qdrant("a_configuration_comes_back", async |ground: Ground| {
         let of = |tier, ef| VectorConfig { dimensions: 16, distance: Distance::Cosine, tier, ef };
@@ -231,6 +236,7 @@ fn a_configuration_comes_back_as_it_was_written_and_metadata_without_what_is_our
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn names_that_spaces_have_are_nobodys() {
     on_qdrant("names_that_spaces_have", async |ground: Ground| {
         ground.make("c", &config()).await;
@@ -245,6 +251,7 @@ fn names_that_spaces_have_are_nobodys() {
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn a_space_that_nobody_means_goes_when_its_name_is_made_unless_it_has_points_that_nobody_deleted() {
     on_qdrant("a_space_that_nobody_means", async |ground: Ground| {
         let (name, engine) = (ground.name("c"), &ground.engine);
@@ -283,6 +290,7 @@ fn a_space_that_nobody_means_goes_when_its_name_is_made_unless_it_has_points_tha
 }
 
 #[test]
+#[ignore = "asks the cluster at HALNY_TEST_QDRANT"]
 fn many_large_points_are_written_in_parts_and_read_in_pages() {
     on_qdrant("many_large_points", async |ground: Ground| {
         let wide = VectorConfig { dimensions: 4_096, distance: Distance::Dot, tier: Tier::default(), ef: None };
