@@ -225,11 +225,12 @@ fn a_server_that_is_late_gone_torn_or_says_nonsense_is_told_apart() {
         || Answer::Json(200, json!({ "time": 0.1 })),
         || Answer::Json(500, json!({ "status": { "error": "Service internal error" } })),
         || Answer::Json(302, json!({})),
-        || Answer::Json(400, json!("what?")),
     ] {
         let nonsense = kind(nonsense);
         assert!(matches!(nonsense, VectorsError::Engine("Qdrant")), "{nonsense:?}");
     }
+    let strict = kind(|| Answer::Json(400, json!({ "status": { "error": "Index required but not found" } })));
+    assert!(matches!(&strict, VectorsError::Invalid(text) if text.contains("Index required")), "{strict:?}");
     let full = kind(|| Answer::Json(500, json!({ "status": { "error": "IO: No space left on device" } })));
     assert!(matches!(full, VectorsError::NoRoom), "{full:?}");
     let large = kind(|| Answer::Bytes("HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n{".to_owned()));
