@@ -14,6 +14,9 @@ use super::sieve::{Sieve, Source};
 use super::view::{Piece, Place, Reading};
 use crate::Search;
 
+/// Fewer vectors are compared exactly: that takes some microseconds.
+const COARSE_FROM: usize = 256;
+
 /// A point and how near it is: greater is nearer.
 pub(super) type Hit = (Place, f32);
 
@@ -53,11 +56,18 @@ pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
         })
         .collect();
     let all = sealed.iter().flatten().map(InSealed::may_pass).sum();
+    let vectors = |piece: &Piece| match piece {
+        Piece::Sealed(segment) => segment.column(&search.vector).map_or(0, |column| column.rows().len()),
+        Piece::Open(open) => open.read().column(&search.vector).map_or(0, |column| column.rows().len()),
+    };
+    // As small a collection as has no index is compared exactly.
+    let large =
+        reading.view.pieces.iter().map(vectors).sum::<usize>() >= reading.view.config.segmenting.index_from_points;
     let mut hits: Vec<Hit> = Vec::new();
     for (piece, (segment, sealed)) in reading.view.pieces.iter().zip(&sealed).enumerate() {
         let found = match (segment, sealed) {
-            (Piece::Open(open), _) => in_open(reading, &open.read(), metric, search),
-            (Piece::Sealed(_), Some(sealed)) => sealed.search(reading, metric, search, all),
+            (Piece::Open(open), _) => in_open(reading, &open.read(), metric, search, large),
+            (Piece::Sealed(_), Some(sealed)) => sealed.search(reading, metric, search, all, large),
             (Piece::Sealed(_), None) => Vec::new(),
         };
         let near = found.into_iter().filter(good);
@@ -99,8 +109,8 @@ impl<'a> InSealed<'a> {
         self.estimate.map_or(rows, |passing| usize::try_from(passing).unwrap_or(rows).min(rows))
     }
 
-    /// `all` is how many vectors may pass in all segments.
-    fn search(&self, reading: &Reading, metric: Metric, search: &Search, all: usize) -> Vec<Found> {
+    /// `all` is how many vectors may pass in all segments; `large` is whether there are enough for an index.
+    fn search(&self, reading: &Reading, metric: Metric, search: &Search, all: usize, large: bool) -> Vec<Found> {
         let InSealed { segment, column, sieve, estimate } = self;
         let passes = |slot: u32| {
             let row = column.point_of(slot);
@@ -117,9 +127,9 @@ impl<'a> InSealed<'a> {
                     Some(rows) => (Box::new(rows.iter().filter_map(|row| column.slot_of(row))), rows.len() as usize),
                     None => (Box::new(0..column.rows().len() as u32), column.rows().len()),
                 };
-                let coarse = column.coarse().filter(|_| index.is_none());
+                let coarse = column.coarse().filter(|_| index.is_none() && large);
                 let scanned = Scanned { rows: column.rows(), coarse: coarse.as_deref(), metric };
-                scanned.search(reading, search, count, rows.filter(|slot| passes(*slot)))
+                scanned.search(search, count, rows.filter(|slot| passes(*slot)))
             }
         };
         found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
@@ -127,7 +137,7 @@ impl<'a> InSealed<'a> {
     }
 }
 
-fn in_open(reading: &Reading, rows: &OpenRows, metric: Metric, search: &Search) -> Vec<Found> {
+fn in_open(reading: &Reading, rows: &OpenRows, metric: Metric, search: &Search, large: bool) -> Vec<Found> {
     let Some(column) = rows.column(&search.vector) else { return Vec::new() };
     let sieve = Sieve::new(search.filter.as_deref(), &rows.fields, Source::Open(rows, reading.at));
     let passes = |slot: &u32| {
@@ -135,8 +145,8 @@ fn in_open(reading: &Reading, rows: &OpenRows, metric: Metric, search: &Search) 
         rows.lives(row, reading.at) && sieve.passes(row)
     };
     let slots = (0..column.rows().len() as u32).filter(passes);
-    let scanned = Scanned { rows: column.rows(), coarse: column.coarse(), metric };
-    let mut found = scanned.search(reading, search, column.rows().len(), slots);
+    let scanned = Scanned { rows: column.rows(), coarse: column.coarse().filter(|_| large), metric };
+    let mut found = scanned.search(search, column.rows().len(), slots);
     found.iter_mut().for_each(|found| found.row = column.point_of(found.row));
     found
 }
@@ -150,18 +160,10 @@ struct Scanned<'a> {
 }
 
 impl Scanned<'_> {
-    /// Compares the candidates, of which there are `count` or fewer: exactly where they are so few that no index
-    /// would be made of them, or that is asked for.
-    fn search(
-        &self,
-        reading: &Reading,
-        search: &Search,
-        count: usize,
-        candidates: impl Iterator<Item = u32>,
-    ) -> Vec<Found> {
+    /// Compares the candidates, of which there are `count` or fewer: exactly where they are few, or that is asked for.
+    fn search(&self, search: &Search, count: usize, candidates: impl Iterator<Item = u32>) -> Vec<Found> {
         let (query, limit, params) = (&search.query, search.limit, &search.params);
-        let many = count >= reading.view.config.segmenting.index_from_points;
-        match self.coarse.filter(|_| many && !params.exact) {
+        match self.coarse.filter(|_| count >= COARSE_FROM && !params.exact) {
             Some(coarse) => {
                 let oversampling = params.oversampling.unwrap_or(BYTES_OVERSAMPLING);
                 coarse.search(self.rows, query, limit, oversampling, candidates)
