@@ -245,6 +245,12 @@ pub struct CollectionConfig {
 }
 
 impl CollectionConfig {
+    /// Whether its vectors are of the space of those that `made` made.
+    #[must_use]
+    pub fn is_of(&self, made: &EmbeddingSpace) -> bool {
+        self.space.as_ref().is_some_and(|known| known.same(made))
+    }
+
     /// Checks it.
     ///
     /// # Errors

@@ -92,8 +92,7 @@ pub trait Spaces: Send + Sync {
 
     /// The space of the vectors that `made` made.
     fn space_of(&self, made: &EmbeddingSpace) -> Option<Arc<dyn Points>> {
-        let of = |space: &Arc<dyn Points>| space.config().space.as_ref().is_some_and(|known| known.same(made));
-        self.spaces().into_iter().find(of)
+        self.spaces().into_iter().find(|space| space.config().is_of(made))
     }
 
     /// The model whose version decides which vectors are asked.

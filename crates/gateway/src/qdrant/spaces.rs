@@ -48,7 +48,8 @@ struct OfModel {
     model: String,
 }
 
-fn respond(answer: Result<Response, ApiError>) -> Response {
+/// The answer, or the error in the shape of Halny's own endpoints.
+pub(super) fn respond(answer: Result<Response, ApiError>) -> Response {
     answer.unwrap_or_else(|error| error.respond(Shape::OpenAi))
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::space::{Chosen, files};
-use crate::error::Shape;
+use super::spaces::respond;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
 
@@ -63,7 +63,7 @@ pub(super) async fn tune(
         space.config().vector(&wanted.vector)?;
         Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], told(space, wanted, form.apply)).into_response())
     };
-    answer.await.unwrap_or_else(|error: ApiError| error.respond(Shape::OpenAi))
+    respond(answer.await)
 }
 
 /// The lines of the answer.

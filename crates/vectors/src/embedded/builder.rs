@@ -320,10 +320,8 @@ impl Client {
     /// Builds an index that a segment lacks; tells whether there was one and it is done.
     fn index(&self, threads: usize) -> bool {
         let Some(view) = self.view() else { return false };
-        let unindexed = view.pieces.iter().find_map(|piece| match piece {
-            Piece::Sealed(segment) => Some((segment, segment.unindexed(&view.config).into_iter().next()?)),
-            Piece::Open(_) => None,
-        });
+        let mut sealed = view.pieces.iter().filter_map(Piece::sealed);
+        let unindexed = sealed.find_map(|segment| Some((segment, segment.unindexed(&view.config).into_iter().next()?)));
         let Some((segment, name)) = unindexed else { return false };
         self.build(|_, progress| build_index(segment, &view.config, &name, threads, progress))
     }

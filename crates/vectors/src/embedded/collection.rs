@@ -61,7 +61,7 @@ impl Spaces {
     }
 
     fn of(&self, made: &EmbeddingSpace) -> Option<&(u64, Arc<Space>)> {
-        self.all.iter().find(|(_, space)| space.config().space.as_ref().is_some_and(|known| known.same(made)))
+        self.all.iter().find(|(_, space)| space.config().is_of(made))
     }
 }
 

@@ -40,6 +40,15 @@ fn run(future: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future);
 }
 
+/// Runs a test on an empty collection in a folder of its own.
+fn with_a_collection(test: impl AsyncFnOnce(Store, Arc<Space>, &Path)) {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, space) = begun(folder.path()).await;
+        test(store, space, folder.path()).await;
+    });
+}
+
 async fn begun(root: &Path) -> (Store, Arc<Space>) {
     let store = Store::open(root, 1).unwrap();
     store.create(CollectionName::new("c").unwrap(), &config()).await.unwrap();
@@ -103,9 +112,7 @@ async fn passed(space: &Space) {
 
 #[test]
 fn a_change_by_filter_of_more_than_a_record_may_say_is_refused_whole_and_a_smaller_one_is_made() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, space) = begun(folder.path()).await;
+    with_a_collection(async |store, space, root| {
         let mut large = points(0..30);
         for point in &mut large {
             Arc::make_mut(&mut point.payload).insert("text".to_owned(), json!("x".repeat(100_000)));
@@ -129,16 +136,13 @@ fn a_change_by_filter_of_more_than_a_record_may_say_is_refused_whole_and_a_small
         assert_eq!(space.count(Some(&done)), 0);
         space.write(vec![set(Filter::has_id(numbers(0..5)))], true).await.unwrap();
         assert_eq!(space.count(Some(&done)), 5);
-        assert_eq!(left(store, space, folder.path()), numbers(0..30));
+        assert_eq!(left(store, space, root), numbers(0..30));
     });
 }
 
 #[test]
 fn after_a_log_that_failed_nothing_built_takes_the_place_of_what_was_confirmed() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        let (store, space) = begun(root).await;
+    with_a_collection(async |store, space, root| {
         let handed_over = watch("handed over", root);
         let (sealing, go) = hold("seal", root);
         let breaks = Arc::new(AtomicBool::new(false));
@@ -168,10 +172,8 @@ fn after_a_log_that_failed_nothing_built_takes_the_place_of_what_was_confirmed()
 
 #[test]
 fn segments_are_sealed_and_writes_go_on_while_an_index_takes_as_long_as_it_likes() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, space) = begun(folder.path()).await;
-        let (indexing, go) = hold("index", folder.path());
+    with_a_collection(async |store, space, root| {
+        let (indexing, go) = hold("index", root);
         put(&space, 0..4).await.unwrap();
         indexing.recv().unwrap();
         for start in (4..100).step_by(4) {
@@ -183,16 +185,13 @@ fn segments_are_sealed_and_writes_go_on_while_an_index_takes_as_long_as_it_likes
         }
         assert!(space.status().unfinished > 1, "the index was not waited for");
         drop(go);
-        assert_eq!(left(store, space, folder.path()), numbers(0..100));
+        assert_eq!(left(store, space, root), numbers(0..100));
     });
 }
 
 #[test]
 fn what_could_not_be_put_in_its_place_is_removed_and_not_built_again_at_once() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        let (store, space) = begun(root).await;
+    with_a_collection(async |store, space, root| {
         let handed_over = watch("handed over", root);
         let (sealing, go) = hold("seal", root);
         put(&space, 0..4).await.unwrap();
@@ -224,10 +223,7 @@ fn what_could_not_be_put_in_its_place_is_removed_and_not_built_again_at_once() {
 
 #[test]
 fn a_merge_whose_index_fails_leaves_no_files() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        let (store, space) = begun(root).await;
+    with_a_collection(async |store, space, root| {
         // Segments of four points get an index at once; the fifth folder is the first of a merge.
         let (failures, fails) = unbounded();
         faults::set("index", root, move |path| {
@@ -252,12 +248,10 @@ fn a_merge_whose_index_fails_leaves_no_files() {
 
 #[test]
 fn a_log_that_could_not_be_begun_leaves_no_file_and_is_begun_with_the_next_write() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, space) = begun(folder.path()).await;
+    with_a_collection(async |store, space, root| {
         let (fails, most) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)));
         let (fail, there) = (Arc::clone(&fails), Arc::clone(&most));
-        faults::set("log made", folder.path(), move |path| {
+        faults::set("log made", root, move |path| {
             let logs = files::numbers_in(path.parent().unwrap())?;
             there.fetch_max(logs.len(), Ordering::Relaxed);
             if fail.load(Ordering::Relaxed) { failed() } else { Ok(()) }
@@ -270,32 +264,27 @@ fn a_log_that_could_not_be_begun_leaves_no_file_and_is_begun_with_the_next_write
         assert_eq!(most.load(Ordering::Relaxed), 2, "files of earlier tries stayed");
         fails.store(false, Ordering::Relaxed);
         put(&space, 4..5).await.unwrap();
-        assert_eq!(left(store, space, folder.path()), numbers(0..5));
+        assert_eq!(left(store, space, root), numbers(0..5));
     });
 }
 
 #[test]
 fn points_are_written_and_found_while_a_segment_is_sealed_and_its_disk_is_slow() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, space) = begun(folder.path()).await;
-        let (sealing, go) = hold("seal", folder.path());
+    with_a_collection(async |store, space, root| {
+        let (sealing, go) = hold("seal", root);
         put(&space, 0..4).await.unwrap();
         sealing.recv().unwrap();
         // A point of the segment that is sealed dies: the writer takes its lock, and readers come behind it.
         put(&space, 3..5).await.unwrap();
         assert_eq!(held(&space), numbers(0..5));
         drop(go);
-        assert_eq!(left(store, space, folder.path()), numbers(0..5));
+        assert_eq!(left(store, space, root), numbers(0..5));
     });
 }
 
 #[test]
 fn a_log_that_is_missing_or_cut_between_others_is_a_loss_and_nothing_is_removed() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        let (store, space) = begun(root).await;
+    with_a_collection(async |store, space, root| {
         let (sealing, go) = hold("seal", root);
         for start in (0..12).step_by(4) {
             put(&space, start..start + 4).await.unwrap();
@@ -351,10 +340,7 @@ fn a_log_that_is_missing_or_cut_between_others_is_a_loss_and_nothing_is_removed(
 
 #[test]
 fn a_manifest_that_fails_behind_its_renaming_stops_writes_and_loses_nothing() {
-    run(async {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path();
-        let (store, space) = begun(root).await;
+    with_a_collection(async |store, space, root| {
         let handed_over = watch("handed over", root);
         let (sealing, go) = hold("seal", root);
         put(&space, 0..4).await.unwrap();

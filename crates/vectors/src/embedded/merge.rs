@@ -23,14 +23,8 @@ const DEAD_SHARE: usize = 5;
 pub(super) fn to_merge(view: &View, idle: bool) -> Option<Vec<Arc<Segment>>> {
     let config = &view.config;
     // What waits for its index is left to it.
-    let sealed: Vec<&Arc<Segment>> = view
-        .pieces
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::Sealed(segment) if segment.unindexed(config).is_empty() => Some(segment),
-            Piece::Sealed(_) | Piece::Open(_) => None,
-        })
-        .collect();
+    let sealed = view.pieces.iter().filter_map(Piece::sealed);
+    let sealed: Vec<&Arc<Segment>> = sealed.filter(|segment| segment.unindexed(config).is_empty()).collect();
     let most = config.segmenting.merged_points_max;
     let mut by_size: Vec<&Arc<Segment>> = sealed.iter().copied().filter(|segment| segment.alive() < most).collect();
     by_size.sort_by_key(|segment| segment.alive());

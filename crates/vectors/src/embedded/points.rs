@@ -193,12 +193,8 @@ impl Space {
         for (name, vector) in &config.vectors {
             let mut column = VectorStatus::default();
             for piece in &reading.view.pieces {
-                let (vectors, index) = match piece {
-                    Piece::Sealed(segment) => {
-                        segment.column(name).map_or((0, None), |column| (column.rows().len(), column.index()))
-                    }
-                    Piece::Open(open) => (open.read().column(name).map_or(0, |column| column.rows().len()), None),
-                };
+                let vectors = piece.vectors_of(name);
+                let index = piece.sealed().and_then(|segment| segment.column(name)?.index());
                 column.vectors += vectors;
                 column.vector_bytes += vectors * vector.dimensions * 4;
                 column.indexed += index.as_ref().map_or(0, |_| vectors);

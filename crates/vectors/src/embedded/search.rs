@@ -36,35 +36,19 @@ pub(super) fn nearest(reading: &Reading, search: &Search) -> Vec<Hit> {
     let good = |found: &Found| {
         search.threshold.is_none_or(|least| config.distance.beats(config.distance.score(found.similarity), least))
     };
-    let fields: Vec<Option<Arc<PayloadIndex>>> = reading
-        .view
-        .pieces
-        .iter()
-        .map(|piece| match piece {
-            Piece::Sealed(segment) => Some(segment.fields()),
-            Piece::Open(_) => None,
-        })
-        .collect();
-    let sealed: Vec<Option<InSealed<'_>>> = reading
-        .view
-        .pieces
+    let pieces = &reading.view.pieces;
+    let fields: Vec<Option<Arc<PayloadIndex>>> = pieces.iter().map(|piece| Some(piece.sealed()?.fields())).collect();
+    let sealed: Vec<Option<InSealed<'_>>> = pieces
         .iter()
         .zip(&fields)
-        .map(|(piece, fields)| match piece {
-            Piece::Sealed(segment) => InSealed::new(segment, fields.as_deref()?, search),
-            Piece::Open(_) => None,
-        })
+        .map(|(piece, fields)| InSealed::new(piece.sealed()?, fields.as_deref()?, search))
         .collect();
     let all = sealed.iter().flatten().map(InSealed::may_pass).sum();
-    let vectors = |piece: &Piece| match piece {
-        Piece::Sealed(segment) => segment.column(&search.vector).map_or(0, |column| column.rows().len()),
-        Piece::Open(open) => open.read().column(&search.vector).map_or(0, |column| column.rows().len()),
-    };
     // As small a collection as has no index is compared exactly.
-    let large =
-        reading.view.pieces.iter().map(vectors).sum::<usize>() >= reading.view.config.segmenting.index_from_points;
+    let vectors: usize = pieces.iter().map(|piece| piece.vectors_of(&search.vector)).sum();
+    let large = vectors >= reading.view.config.segmenting.index_from_points;
     let mut hits: Vec<Hit> = Vec::new();
-    for (piece, (segment, sealed)) in reading.view.pieces.iter().zip(&sealed).enumerate() {
+    for (piece, (segment, sealed)) in pieces.iter().zip(&sealed).enumerate() {
         let found = match (segment, sealed) {
             (Piece::Open(open), _) => in_open(reading, &open.read(), metric, search, large),
             (Piece::Sealed(_), Some(sealed)) => sealed.search(reading, metric, search, all, large),

@@ -50,6 +50,22 @@ impl Piece {
         }
     }
 
+    /// The segment, once it gets no more writes.
+    pub(super) fn sealed(&self) -> Option<&Arc<Segment>> {
+        match self {
+            Piece::Sealed(segment) => Some(segment),
+            Piece::Open(_) => None,
+        }
+    }
+
+    /// How many vectors of that name it holds, those of dead points included.
+    pub(super) fn vectors_of(&self, name: &str) -> usize {
+        match self {
+            Piece::Sealed(segment) => segment.column(name).map_or(0, |column| column.rows().len()),
+            Piece::Open(open) => open.read().column(name).map_or(0, |column| column.rows().len()),
+        }
+    }
+
     /// The row of the point that lived as of the write `at`.
     pub(super) fn row_of(&self, id: &PointId, at: u64) -> Option<u32> {
         match self {

@@ -49,14 +49,9 @@ impl Collection {
     }
 
     async fn entry(&self, connection: &mut sqlx::PgConnection, made: &EmbeddingSpace) -> Result<Entry, VectorsError> {
-        let found = self.entries(connection).await?.into_iter().find(|entry| is_of(&entry.config, made));
+        let found = self.entries(connection).await?.into_iter().find(|entry| entry.config.is_of(made));
         found.ok_or_else(|| VectorsError::NoSpace(made.to_string()))
     }
-}
-
-/// Whether a space is of the vectors that `made` made.
-fn is_of(config: &CollectionConfig, made: &EmbeddingSpace) -> bool {
-    config.space.as_ref().is_some_and(|known| known.same(made))
 }
 
 impl Spaces for Collection {
@@ -81,7 +76,7 @@ impl Spaces for Collection {
             schema::lock(&mut transaction).await?;
             let entries = self.entries(&mut transaction).await?;
             if let Some(made) = &config.space
-                && entries.iter().any(|entry| is_of(&entry.config, made))
+                && entries.iter().any(|entry| entry.config.is_of(made))
             {
                 return Err(VectorsError::Exists(made.to_string()));
             }
