@@ -9,7 +9,6 @@ mod catalogue;
 mod filters;
 mod nearest;
 mod pg_only;
-mod pg_server;
 mod points;
 mod qdrant_only;
 mod queries;
@@ -19,6 +18,7 @@ use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use halny_store::testsuite::PostgresServer;
 use halny_types::CollectionName;
 use halny_vectors::embedded::Store;
 use halny_vectors::postgres::Postgres;
@@ -72,7 +72,7 @@ pub(crate) fn on_embedded(name: &str, case: impl AsyncFnOnce(Ground)) {
 
 pub(crate) fn on_postgres(name: &str, case: impl AsyncFnOnce(Ground)) {
     run(async {
-        let server = pg_server::Server::start();
+        let server = PostgresServer::start();
         let engine = Arc::new(Postgres::connect(&server.url(), None).await.unwrap());
         case(Ground { engine: Arc::clone(&engine) as Arc<dyn Collections>, prefix: prefix(name) }).await;
         tokio::task::block_in_place(|| engine.close());

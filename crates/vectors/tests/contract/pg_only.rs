@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use halny_payload::{FieldKind, PointId};
+use halny_store::testsuite::PostgresServer;
 use halny_types::CollectionName;
 use halny_vectors::postgres::Postgres;
 use halny_vectors::{
@@ -13,12 +14,11 @@ use serde_json::json;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection, Row};
 
-use crate::pg_server::Server;
 use crate::points::all_of;
 use crate::samples::{config, filter, numbered, payload, search, vector};
 use crate::{ask, run};
 
-async fn connect(server: &Server) -> Postgres {
+async fn connect(server: &PostgresServer) -> Postgres {
     Postgres::connect(&server.url(), None).await.unwrap()
 }
 
@@ -31,7 +31,7 @@ async fn made(engine: &Postgres, config: &CollectionConfig) -> Arc<dyn Points> {
     engine.get("c").await.unwrap().active()
 }
 
-async fn admin(server: &Server) -> PgPool {
+async fn admin(server: &PostgresServer) -> PgPool {
     PgPoolOptions::new().max_connections(2).connect(&server.url()).await.unwrap()
 }
 
@@ -49,7 +49,7 @@ async fn waiting(admin: &PgPool) -> i32 {
 #[test]
 fn a_write_whose_connection_is_killed_in_the_middle_leaves_nothing() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         let engine = connect(&server).await;
         let space = made(&engine, &config()).await;
         space.write(vec![Write::Upsert(numbered(0..10))], true).await.unwrap();
@@ -76,7 +76,7 @@ fn a_write_whose_connection_is_killed_in_the_middle_leaves_nothing() {
 #[test]
 fn a_write_that_is_no_longer_waited_for_is_whole_or_nothing() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         let engine = connect(&server).await;
         let space = made(&engine, &config()).await;
         let admin = admin(&server).await;
@@ -97,7 +97,7 @@ fn a_write_that_is_no_longer_waited_for_is_whole_or_nothing() {
 #[test]
 fn two_writes_that_block_each_other_are_both_made() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         let engine = connect(&server).await;
         let space = made(&engine, &config()).await;
         space.write(vec![Write::Upsert(numbered(0..20))], true).await.unwrap();
@@ -125,7 +125,7 @@ fn two_writes_that_block_each_other_are_both_made() {
 #[test]
 fn a_server_that_goes_is_named_and_one_that_comes_back_is_used() {
     run(async {
-        let mut server = Server::start();
+        let mut server = PostgresServer::start();
         let engine = connect(&server).await;
         let space = made(&engine, &config()).await;
         space.write(vec![Write::Upsert(numbered(0..10))], true).await.unwrap();
@@ -150,7 +150,7 @@ fn a_server_that_goes_is_named_and_one_that_comes_back_is_used() {
 #[test]
 fn servers_share_a_database() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         // Both make the schema at once.
         let (one, other) = tokio::join!(connect(&server), connect(&server));
         let space = made(&one, &config()).await;
@@ -172,7 +172,7 @@ fn servers_share_a_database() {
 #[test]
 fn a_database_of_a_newer_halny_is_refused() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         connect(&server).await;
         let mut admin = PgConnection::connect(&server.url()).await.unwrap();
         sqlx::query("UPDATE halny_vectors.schema SET version = 1000").execute(&mut admin).await.unwrap();
@@ -188,7 +188,7 @@ fn a_database_of_a_newer_halny_is_refused() {
 #[test]
 fn what_pgvector_cannot_keep_is_refused_with_its_limit() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         let engine = connect(&server).await;
         let of = |vector: VectorConfig| CollectionConfig {
             vectors: [(String::new(), vector)].into(),
@@ -255,7 +255,7 @@ fn what_pgvector_cannot_keep_is_refused_with_its_limit() {
 #[test]
 fn a_search_walks_the_index_and_a_filter_asks_that_of_the_payload() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         let engine = connect(&server).await;
         let fields = [("n".to_owned(), FieldKind::Integer)].into();
         let space = made(&engine, &CollectionConfig { fields, ..config() }).await;
@@ -283,7 +283,7 @@ fn a_search_walks_the_index_and_a_filter_asks_that_of_the_payload() {
 #[test]
 fn names_of_vectors_never_become_sql() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         let engine = connect(&server).await;
         let hard = ["\"; DROP SCHEMA halny_vectors CASCADE; --", "v0", "it's", "", "id"];
         let vectors = hard.iter().map(|name| ((*name).to_owned(), vector(Distance::Dot, 2))).collect();
@@ -303,7 +303,7 @@ fn names_of_vectors_never_become_sql() {
 #[test]
 fn a_statement_that_takes_too_long_is_ended_and_named() {
     run(async {
-        let server = Server::start();
+        let server = PostgresServer::start();
         let url = format!("{}&options[statement_timeout]=300ms", server.url());
         let engine = Postgres::connect(&url, None).await.unwrap();
         let space = made(&engine, &config()).await;

@@ -1,4 +1,7 @@
 //! A PostgreSQL server of a test's own, on a socket in a temporary folder.
+//!
+//! HALNY_POSTGRES names the folder of its programs; `make test-rust` sets it.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -12,14 +15,20 @@ use tempfile::TempDir;
 /// `nobody`: PostgreSQL does not run as root.
 const NOBODY: u32 = 65_534;
 
-pub(crate) struct Server {
+/// A PostgreSQL server, which ends with it.
+pub struct PostgresServer {
     folder: TempDir,
     bin: PathBuf,
     child: Option<Child>,
 }
 
-impl Server {
-    pub(crate) fn start() -> Server {
+impl PostgresServer {
+    /// Makes a cluster and starts it.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL where HALNY_POSTGRES says.
+    #[must_use]
+    pub fn start() -> PostgresServer {
         let bin = std::env::var_os("HALNY_POSTGRES").map(PathBuf::from).unwrap_or_else(|| {
             panic!(
                 "HALNY_POSTGRES has to name the folder bin of a PostgreSQL with pgvector: \
@@ -36,7 +45,7 @@ impl Server {
             std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
         let bin = if getuid().is_root() && !reachable(&bin) { copied(&bin, folder.path()) } else { bin };
-        let mut server = Server { folder, bin, child: None };
+        let mut server = PostgresServer { folder, bin, child: None };
         let made = server
             .command("initdb")
             .args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "--pgdata"])
@@ -49,7 +58,10 @@ impl Server {
     }
 
     /// Starts it, and waits until it takes connections.
-    pub(crate) fn run(&mut self) {
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn run(&mut self) {
         let socket = format!("unix_socket_directories={}", self.folder.path().display());
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.folder.path().join("data"));
@@ -66,7 +78,7 @@ impl Server {
     }
 
     /// Ends it at once, as a crash does; its children follow.
-    pub(crate) fn crash(&mut self) {
+    pub fn crash(&mut self) {
         self.end(Signal::QUIT);
     }
 
@@ -77,8 +89,16 @@ impl Server {
         }
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("postgres://postgres@localhost/postgres?host={}", self.folder.path().display())
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// Where a database of it is.
+    #[must_use]
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@localhost/{database}?host={}", self.folder.path().display())
     }
 
     fn command(&self, program: &str) -> Command {
@@ -91,7 +111,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for PostgresServer {
     fn drop(&mut self) {
         self.end(Signal::INT);
     }
