@@ -1,0 +1,471 @@
+//! What claims jobs and has them run.
+//!
+//! A worker has some slots. While one is free it claims; a claimed job runs on a task of its own, and its end is
+//! written together with the ends of others and the next claim. Beside that one task extends the leases, one takes jobs
+//! from workers that were lost and keeps the schedules.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use halny_store::Write;
+use halny_types::Tick;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::pause_ms;
+use crate::claim::Want;
+use crate::expire::Held;
+use crate::handler::{Failure, Handlers, Run, Stop};
+use crate::rows::whole;
+use crate::settings::QueueSettings;
+use crate::{Job, JobId, Jobs, JobsError, Usage};
+
+/// How often a worker looks for jobs that nobody told it of: those that other processes submit to a SQLite file.
+const POLL: Duration = Duration::from_millis(500);
+/// How often it says how far its jobs are.
+const TELL: Duration = Duration::from_secs(1);
+/// How long it waits after the database failed it.
+const AGAIN: Duration = Duration::from_millis(500);
+/// The longest message of an error that is kept, in bytes.
+const ERROR_BYTES_MAX: usize = 4_096;
+
+/// What is told of what a worker does.
+pub trait Observer: Send + Sync + 'static {
+    /// A job was started, so long after it could have been.
+    fn started(&self, job: &Job, waited: Duration);
+    /// A try ended after so long: `done`, `failed`, `dead`, `cancelled`, `released` or `lost`.
+    fn ended(&self, job: &Job, how: &'static str, took: Duration);
+}
+
+/// Tells nobody.
+impl Observer for () {
+    fn started(&self, _: &Job, _: Duration) {}
+    fn ended(&self, _: &Job, _: &'static str, _: Duration) {}
+}
+
+/// Claims jobs and has them run, until it is stopped.
+pub struct Worker {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+}
+
+struct Shared {
+    jobs: Jobs,
+    name: String,
+    handlers: Handlers,
+    queues: Arc<[QueueSettings]>,
+    kinds: Arc<[String]>,
+    running: Mutex<HashMap<JobId, Arc<Run>>>,
+    observer: Arc<dyn Observer>,
+    stop: CancellationToken,
+}
+
+impl Worker {
+    /// Starts a worker with these handlers on all queues.
+    #[must_use]
+    pub fn start(jobs: Jobs, handlers: Handlers, observer: Arc<dyn Observer>) -> Worker {
+        let kinds = handlers.kinds().into_iter().map(str::to_owned).collect();
+        let queues = jobs.settings().queues.as_slice().into();
+        // Unlike any other, before a restart too: what it had then is not what it has now.
+        let name = format!("{}-{}", std::process::id(), JobId::fresh());
+        let (running, stop) = (Mutex::default(), CancellationToken::new());
+        let shared = Arc::new(Shared { jobs, name, handlers, queues, kinds, running, observer, stop });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Arc::clone(&shared).claim_and_run());
+        tasks.spawn(Arc::clone(&shared).keep_leases());
+        tasks.spawn(Arc::clone(&shared).keep_time());
+        Worker { shared, tasks }
+    }
+
+    /// Jobs that it runs now.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.running.lock().len()
+    }
+
+    /// Claims nothing more, tells what runs to stop, waits for the grace period, and gives back what is not done.
+    pub async fn stop(mut self) {
+        self.shared.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+impl Shared {
+    async fn claim_and_run(self: Arc<Shared>) {
+        let slots = self.jobs.settings().slots;
+        let mut bell = self.jobs.database().bell().listen();
+        let mut tasks = JoinSet::new();
+        let mut turn = 0;
+        // Nobody is told to look again before they have looked.
+        let mut again = Duration::ZERO;
+        let mut is_empty = false;
+        while !self.stop.is_cancelled() {
+            while tasks.try_join_next().is_some() {}
+            let free = slots.saturating_sub(tasks.len());
+            if free > 0 && !is_empty {
+                bell.mark_unchanged();
+                turn += 1;
+                (is_empty, again) = match self.claim(free, turn).await {
+                    Ok((claimed, again)) => {
+                        let is_empty = claimed.len() < free;
+                        for job in claimed {
+                            tasks.spawn(Arc::clone(&self).run(job));
+                        }
+                        (is_empty, again)
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "no jobs can be claimed");
+                        (true, AGAIN)
+                    }
+                };
+                continue;
+            }
+            tokio::select! {
+                // Room, and others of the same queue may start where so many at once are allowed.
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => is_empty = false,
+                _ = bell.changed(), if free > 0 => is_empty = false,
+                () = tokio::time::sleep(again), if free > 0 => is_empty = false,
+                () = self.stop.cancelled() => {}
+            }
+        }
+        self.tell_all(Stop::Preempted);
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn claim(&self, jobs: usize, turn: usize) -> Result<(Vec<Job>, Duration), JobsError> {
+        let want = Want {
+            worker: self.name.clone(),
+            lease_ms: i64::try_from(self.jobs.settings().lease.as_millis()).unwrap_or(i64::MAX),
+            jobs,
+            queues: Arc::clone(&self.queues),
+            turn,
+            kinds: Arc::clone(&self.kinds),
+        };
+        let claimed = self.jobs.shared.scribe.ask(want).await?;
+        let again = claimed.again_in_ms.map_or(POLL, |millis| Duration::from_millis(millis.max(1).unsigned_abs()));
+        Ok((claimed.jobs, again.min(POLL)))
+    }
+
+    /// The life of one claimed job.
+    async fn run(self: Arc<Shared>, job: Job) {
+        let began = Tick::now();
+        self.observer.started(&job, waited(&job, self.jobs.settings().lease));
+        let (id, epoch) = (job.id, job.epoch);
+        let resumed = match self.last_checkpoint(&job).await {
+            Ok(resumed) => resumed,
+            Err(error) => {
+                // As if this worker had been lost: another looks whether the place of blobs is there again.
+                tracing::warn!(%error, job = %id, "the checkpoint of a job cannot be read");
+                let outcome = Outcome::Failed { error: error.to_string(), is_fatal: false };
+                return self.end(&job, outcome, Usage::default(), began).await;
+            }
+        };
+        let run = Run::new(self.jobs.clone(), job, resumed);
+        self.running.lock().insert(id, Arc::clone(&run));
+        if self.stop.is_cancelled() {
+            // It may have come too late to be told with the others.
+            tell(&run, Stop::Preempted);
+        }
+        let outcome = self.outcome(&run).await;
+        self.running.lock().remove(&id);
+        let usage = std::mem::take(&mut *run.usage.lock());
+        tracing::debug!(job = %id, epoch, ?outcome, "a try of a job ended");
+        self.end(run.job(), outcome, usage, began).await;
+    }
+
+    async fn last_checkpoint(&self, job: &Job) -> Result<Option<Value>, JobsError> {
+        let Some(name) = &job.checkpoint else { return Ok(None) };
+        let bytes = self.jobs.shared.blobs.get(name).await?;
+        let manifest = serde_json::from_slice(&bytes);
+        manifest.map(Some).map_err(|error| JobsError::Unreadable(format!("its checkpoint is no JSON: {error}")))
+    }
+
+    async fn outcome(&self, run: &Run) -> Outcome {
+        let Some(handler) = self.handlers.get(run.job.kind.as_str()) else {
+            return Outcome::Released;
+        };
+        let timeout = Duration::from_millis(run.job.timeout_ms);
+        let work = AssertUnwindSafe(handler.run(run)).catch_unwind();
+        let outcome = tokio::select! {
+            outcome = work => outcome,
+            () = tokio::time::sleep(timeout) => {
+                let error = format!("it took longer than its {} ms", run.job.timeout_ms);
+                return Outcome::Failed { error, is_fatal: false };
+            }
+            stop = self.stopped_for_long(run) => return Outcome::of_stop(stop),
+        };
+        match outcome {
+            Ok(Ok(result)) => Outcome::Done(result),
+            Ok(Err(Failure::Retry(error))) => Outcome::Failed { error, is_fatal: false },
+            Ok(Err(Failure::Fatal(error))) => Outcome::Failed { error, is_fatal: true },
+            Ok(Err(Failure::Stopped)) => Outcome::of_stop(run.is_stopped().unwrap_or(Stop::Lost)),
+            Err(panic) => Outcome::Failed { error: format!("its handler broke: {}", text_of(&panic)), is_fatal: false },
+        }
+    }
+
+    /// Waits until the time is up that a job has which was told to stop.
+    async fn stopped_for_long(&self, run: &Run) -> Stop {
+        let stop = run.stopped().await;
+        if stop != Stop::Lost {
+            let mut seen = run.stop.subscribe();
+            let lost = seen.wait_for(|stop| *stop == Some(Stop::Lost)).map(|_| ());
+            let _ = tokio::time::timeout(self.jobs.settings().grace, lost).await;
+        }
+        run.is_stopped().unwrap_or(stop)
+    }
+
+    /// Writes how a try ended, for as long as the job is ours.
+    async fn end(&self, job: &Job, outcome: Outcome, usage: Usage, began: Tick) {
+        let how = outcome.name(job);
+        self.observer.ended(job, how, began.until(Tick::now()));
+        if matches!(outcome, Outcome::Lost) {
+            return;
+        }
+        let ending = Ending::new(job, outcome, usage);
+        let patience = Tick::now() + self.jobs.settings().lease;
+        loop {
+            match self.jobs.shared.scribe.ask(ending.clone()).await {
+                Ok(()) => return,
+                Err(JobsError::Fenced) => {
+                    tracing::warn!(job = %job.id, how, "a job ended that was another worker's by then");
+                    return;
+                }
+                Err(error) if Tick::now() < patience => {
+                    tracing::warn!(%error, job = %job.id, "the end of a job cannot be written; trying again");
+                    tokio::time::sleep(AGAIN).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, job = %job.id, how, "the end of a job was not written: it will be run again");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn tell_all(&self, stop: Stop) {
+        for run in self.running.lock().values() {
+            tell(run, stop);
+        }
+    }
+
+    /// Extends leases, hears what was cancelled, and gives up what was lost.
+    async fn keep_leases(self: Arc<Shared>) {
+        let lease = self.jobs.settings().lease;
+        let period = (lease / 3).min(TELL);
+        let mut extended = Tick::now();
+        // Jobs that were told to stop have their leases for as long as they have to stop.
+        while !(self.stop.is_cancelled() && self.running.lock().is_empty()) {
+            tokio::select! {
+                () = tokio::time::sleep(period) => {}
+                () = self.stop.cancelled(), if !self.stop.is_cancelled() => continue,
+            }
+            let before: Vec<JobId> = self.running.lock().keys().copied().collect();
+            if before.is_empty() {
+                extended = Tick::now();
+                continue;
+            }
+            // A third: what was claimed since has its own lease, and two more may fail.
+            let is_due = extended.until(Tick::now() + period) >= lease / 3;
+            let now = Tick::now();
+            match self.jobs.beat(&self.name, is_due.then_some(lease), &self.told()).await {
+                Ok(held) => {
+                    extended = if is_due { now } else { extended };
+                    self.hear(&before, &held);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "leases cannot be extended");
+                    if extended.until(Tick::now()) > lease {
+                        // Others may have them by now.
+                        self.tell_all(Stop::Lost);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the jobs that were running what the database says of them.
+    fn hear(&self, before: &[JobId], held: &HashMap<JobId, Held>) {
+        let running = self.running.lock();
+        for run in before.iter().filter_map(|id| running.get(id)) {
+            match held.get(&run.job.id) {
+                Some(held) if held.epoch == run.job.epoch && held.is_cancelled => tell(run, Stop::Cancelled),
+                Some(held) if held.epoch == run.job.epoch => {}
+                _ => tell(run, Stop::Lost),
+            }
+        }
+    }
+
+    /// How far jobs are that have said so since they were last asked.
+    fn told(&self) -> Vec<(JobId, i64, crate::Progress)> {
+        let running = self.running.lock();
+        let told = running.values().filter_map(|run| {
+            let mut told = run.progress.lock();
+            std::mem::take(&mut told.is_new).then(|| (run.job.id, run.job.epoch, told.progress.clone()))
+        });
+        told.collect()
+    }
+
+    /// Takes jobs from the lost, keeps schedules, and forgets what is old.
+    async fn keep_time(self: Arc<Shared>) {
+        let period = (self.jobs.settings().lease / 4).min(Duration::from_secs(5));
+        let mut forgot = Tick::now();
+        while !self.stop.is_cancelled() {
+            let mut wait = period;
+            if let Err(error) = self.jobs.reap().await {
+                tracing::warn!(%error, "jobs of lost workers cannot be looked for");
+            }
+            match self.jobs.keep_schedules().await {
+                Ok((_, Some(due))) => wait = wait.min(Duration::from_millis(due.max(1).unsigned_abs())),
+                Ok((_, None)) => {}
+                Err(error) => tracing::warn!(%error, "schedules cannot be kept"),
+            }
+            if forgot.until(Tick::now()) > Duration::from_secs(60) {
+                forgot = Tick::now();
+                if let Err(error) = self.jobs.forget().await {
+                    tracing::warn!(%error, "old jobs cannot be forgotten");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => {}
+            }
+        }
+    }
+}
+
+/// Tells a job to stop, unless it knows of something as grave.
+fn tell(run: &Run, stop: Stop) {
+    run.stop.send_if_modified(|told| {
+        let is_graver = told.is_none() || (stop == Stop::Lost && *told != Some(Stop::Lost));
+        if is_graver {
+            *told = Some(stop);
+        }
+        is_graver
+    });
+}
+
+/// How long a job waited that was just claimed: its lease began then.
+fn waited(job: &Job, lease: Duration) -> Duration {
+    let until = Duration::from_millis(job.lease_until_ms.unwrap_or_default().max(0).unsigned_abs());
+    let from = Duration::from_millis(job.run_at_ms.max(0).unsigned_abs());
+    until.saturating_sub(lease).saturating_sub(from)
+}
+
+fn text_of(panic: &Box<dyn std::any::Any + Send>) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
+}
+
+/// How a try ended.
+#[derive(Clone, Debug)]
+enum Outcome {
+    Done(Value),
+    Failed {
+        error: String,
+        is_fatal: bool,
+    },
+    Cancelled,
+    /// Not done: another worker goes on.
+    Released,
+    Lost,
+}
+
+impl Outcome {
+    fn of_stop(stop: Stop) -> Outcome {
+        match stop {
+            Stop::Preempted => Outcome::Released,
+            Stop::Cancelled => Outcome::Cancelled,
+            Stop::Lost => Outcome::Lost,
+        }
+    }
+
+    fn name(&self, job: &Job) -> &'static str {
+        match self {
+            Outcome::Done(_) => "done",
+            Outcome::Failed { is_fatal, .. } if *is_fatal || job.failures + 1 >= job.max_attempts => "dead",
+            Outcome::Failed { .. } => "failed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Released => "released",
+            Outcome::Lost => "lost",
+        }
+    }
+}
+
+/// The end of a try, to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    id: JobId,
+    epoch: i64,
+    state: &'static str,
+    is_over: bool,
+    failures: i64,
+    pause_ms: u64,
+    result: Option<String>,
+    error: Option<String>,
+    usage: Usage,
+}
+
+impl Ending {
+    fn new(job: &Job, outcome: Outcome, usage: Usage) -> Ending {
+        let mut ending = Ending {
+            id: job.id,
+            epoch: job.epoch,
+            state: "ready",
+            is_over: true,
+            failures: i64::from(job.failures),
+            pause_ms: 0,
+            result: None,
+            error: job.error.clone(),
+            usage,
+        };
+        match outcome {
+            Outcome::Done(result) => {
+                (ending.state, ending.result, ending.error) = ("done", Some(result.to_string()), None)
+            }
+            Outcome::Cancelled => ending.state = "cancelled",
+            Outcome::Released | Outcome::Lost => ending.is_over = false,
+            Outcome::Failed { error, is_fatal } => {
+                ending.failures += 1;
+                ending.error = Some(error.chars().take(ERROR_BYTES_MAX / 4).collect());
+                ending.is_over = is_fatal || ending.failures >= i64::from(job.max_attempts);
+                if ending.is_over {
+                    ending.state = "dead";
+                } else {
+                    ending.state = "delayed";
+                    ending.pause_ms = pause_ms(job.failures + 1, job.backoff_ms, &mut rand::rng());
+                }
+            }
+        }
+        ending
+    }
+
+    pub(crate) async fn write(&self, write: &mut Write, now: i64) -> Result<(), JobsError> {
+        // A job that somebody cancelled meanwhile is not tried again.
+        let sql = "UPDATE jobs SET \
+                   state = CASE WHEN cancel_ms IS NOT NULL AND $3 IN ('ready', 'delayed') THEN 'cancelled' ELSE $3 END, \
+                   ended_ms = CASE WHEN cancel_ms IS NOT NULL OR $4 = 1 THEN $5 ELSE NULL END, \
+                   failures = $6, run_at_ms = CASE WHEN $7 > 0 THEN $5 + $7 ELSE run_at_ms END, \
+                   result = $8, error = $9, device_us = device_us + $10, tokens = tokens + $11, lease_until_ms = NULL \
+                   WHERE id = $1 AND epoch = $2 AND state = 'running'";
+        let changed = sqlx::query(sql)
+            .bind(self.id.to_string())
+            .bind(self.epoch)
+            .bind(self.state)
+            .bind(i64::from(self.is_over))
+            .bind(now)
+            .bind(self.failures)
+            .bind(whole(self.pause_ms))
+            .bind(&self.result)
+            .bind(&self.error)
+            .bind(whole(self.usage.device_us))
+            .bind(whole(self.usage.tokens))
+            .execute(&mut **write)
+            .await?;
+        if changed.rows_affected() == 0 { Err(JobsError::Fenced) } else { Ok(()) }
+    }
+}
