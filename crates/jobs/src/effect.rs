@@ -43,7 +43,7 @@ pub(crate) async fn mark(write: &mut Write, dialect: Dialect, mark: &Mark) -> Re
 }
 
 /// Statements that are made in the transaction that notes the effect.
-pub type Statements<'a> = dyn for<'w> Fn(&'w mut Write) -> BoxFuture<'w, Result<(), JobsError>> + Send + Sync + 'a;
+type Statements<'a> = dyn for<'w> Fn(&'w mut Write) -> BoxFuture<'w, Result<(), JobsError>> + Send + Sync + 'a;
 
 impl Jobs {
     /// Makes `statements` unless this job has made the effect of this name already; tells whether it did now.

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use halny_store::Write;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::effect::{Mark, Statements};
+use crate::effect::Mark;
 use crate::{Job, Jobs, JobsError, Progress, Usage};
 
 /// The largest checkpoint, in bytes of JSON. What is larger is a blob that the checkpoint names.
@@ -208,7 +209,8 @@ impl Run {
                 Ok(())
             }
             Err(error) => {
-                // Not counted: it goes with the next, if there is one.
+                // Not counted: it goes with the next, if there is one. A blob that stays, since the handler is dropped
+                // here, goes with the job.
                 *self.usage.lock() += usage;
                 self.jobs.shared.blobs.delete(&name).await?;
                 Err(error)
@@ -228,7 +230,10 @@ impl Run {
     ///
     /// # Errors
     /// [`JobsError::Fenced`] when the job is another's by now; what `statements` say, or the database. Then nothing was done.
-    pub async fn effect(&self, name: &str, statements: &Statements<'_>) -> Result<bool, JobsError> {
-        self.jobs.effect(self.job.id, self.job.epoch, name, statements).await
+    pub async fn effect<S>(&self, name: &str, statements: S) -> Result<bool, JobsError>
+    where
+        S: for<'w> Fn(&'w mut Write) -> BoxFuture<'w, Result<(), JobsError>> + Send + Sync,
+    {
+        self.jobs.effect(self.job.id, self.job.epoch, name, &statements).await
     }
 }

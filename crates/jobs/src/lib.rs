@@ -49,7 +49,6 @@ use std::sync::Arc;
 
 use halny_store::{Blobs, Database};
 
-pub use effect::Statements;
 pub use error::JobsError;
 pub use expire::LOSSES_MAX;
 pub use handler::{CHECKPOINT_BYTES_MAX, Failure, Handler, Handlers, Run, Stop};

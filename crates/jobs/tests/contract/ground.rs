@@ -130,7 +130,7 @@ pub(crate) async fn make_tally(jobs: &Jobs) {
 
 /// Makes an effect that counts itself.
 pub(crate) async fn count(run: &Run, name: &str) -> Result<bool, Failure> {
-    let statements = boxed(move |write| {
+    let counted = run.effect(name, |write| {
         let name = name.to_owned();
         Box::pin(async move {
             let sql = "INSERT INTO tally (name, count) VALUES ($1, 1) \
@@ -139,14 +139,7 @@ pub(crate) async fn count(run: &Run, name: &str) -> Result<bool, Failure> {
             Ok(())
         })
     });
-    Ok(run.effect(name, &statements).await?)
-}
-
-fn boxed<F>(statements: F) -> F
-where
-    F: for<'w> Fn(&'w mut halny_store::Write) -> BoxFuture<'w, Result<(), halny_jobs::JobsError>> + Send + Sync,
-{
-    statements
+    Ok(counted.await?)
 }
 
 pub(crate) async fn tally(jobs: &Jobs) -> HashMap<String, i64> {

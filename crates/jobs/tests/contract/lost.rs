@@ -31,7 +31,7 @@ pub(crate) async fn a_worker_that_wakes_up_late_can_write_nothing(ground: Ground
                 let (wakes, telling) = (sleep.lock().recv(), Arc::clone(&telling));
                 wakes.unwrap();
                 Box::pin(async move {
-                    let effect = run.effect("late", &|_| Box::pin(async { Ok(()) })).await;
+                    let effect = run.effect("late", |_| Box::pin(async { Ok(()) })).await;
                     telling.lock().push(effect.map(|_| ()));
                     let checkpoint = run.checkpoint(&json!("late")).await;
                     telling.lock().push(checkpoint);
@@ -63,7 +63,6 @@ pub(crate) async fn a_worker_that_wakes_up_late_can_write_nothing(ground: Ground
     let after = jobs.get(id).await.unwrap();
     assert_eq!(after, done);
     assert_eq!(jobs.blobs().get(after.checkpoint.as_deref().unwrap()).await.unwrap(), "\"in time\"");
-    assert_eq!(jobs.blobs().names("jobs").await.unwrap().len(), 1);
     assert_eq!(tally(&jobs).await.len(), 1);
     quick.stop().await;
 }
