@@ -1,4 +1,4 @@
-"""The flights from New York in 2013, and the weather there hour by hour: the tables of the tests of point-in-time joins.
+"""The flights from New York in 2013, and the weather there by the hour: the tables of the point-in-time joins.
 
 The package comes as source only, and needs pandas to be installed. Here its tables alone are wanted.
 """
