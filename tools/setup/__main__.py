@@ -13,6 +13,7 @@ from collections.abc import Callable
 from corpus import ensure_corpus
 from cuda import ensure_cuda
 from environment import ensure_group
+from flights import ensure_flights
 from glosses import ensure_glosses
 from llama_server import ensure_llama_server
 from models import ensure_models
@@ -20,7 +21,9 @@ from node import ensure_node
 from places import SetupError, cache_lock, fail
 from postgres import ensure_postgres
 from runtime import ensure_runtime
+from s3 import ensure_s3
 from system import ensure_build_tools, ensure_chromium, ensure_nextest
+from valkey import ensure_valkey
 from vector_peers import ensure_vector_peers
 
 
@@ -37,13 +40,18 @@ STEPS: dict[str, Callable[[], None]] = {
     "models": ensure_models,
     "corpus": ensure_corpus,
     "glosses": ensure_glosses,
+    "flights": ensure_flights,
     "vector-peers": ensure_vector_peers,
+    "jobs-peers": _group("jobs"),
+    "features-peers": _group("features"),
     "nextest": ensure_nextest,
     "chromium": ensure_chromium,
     "node": ensure_node,
     "llama-server": ensure_llama_server,
     "cuda": ensure_cuda,
     "postgres": ensure_postgres,
+    "valkey": ensure_valkey,
+    "s3": ensure_s3,
 }
 #: Takes so long that other runs shall not wait for it; it holds a lock of its own.
 _LONG = ("llama-server",)
