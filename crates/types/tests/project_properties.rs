@@ -260,7 +260,7 @@ prop_compose! {
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
         let vectors = Vectors { warm, ..vectors };
-        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors, models, routes }
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors, models, routes, ..Project::default() }
     }
 }
 
