@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwapOption;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use redb::{Database, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
@@ -41,7 +42,8 @@ type Answer = Box<dyn FnOnce(bool) + Send>;
 
 /// The database, and the thread that writes to it.
 pub(crate) struct Local {
-    database: Arc<Database>,
+    /// Nothing once it is closed, so that the file is free for who opens it next.
+    database: ArcSwapOption<Database>,
     writes: Mutex<Option<Sender<Apply>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -65,12 +67,13 @@ impl Local {
         let (writes, waiting) = bounded(WAITING_MAX);
         let of = Arc::clone(&database);
         let writer = std::thread::Builder::new().name("features-writer".to_owned()).spawn(move || write(&of, &waiting))?;
-        Ok(Local { database, writes: Mutex::new(Some(writes)), writer: Mutex::new(Some(writer)) })
+        Ok(Local { database: ArcSwapOption::new(Some(database)), writes: Mutex::new(Some(writes)), writer: Mutex::new(Some(writer)) })
     }
 
     /// What is there now; it does not change while it is read.
     pub(crate) fn read(&self) -> Result<ReadTransaction, FeaturesError> {
-        Ok(self.database.begin_read()?)
+        let database = self.database.load();
+        Ok(database.as_ref().ok_or(FeaturesError::Closed)?.begin_read()?)
     }
 
     /// Makes a change, and answers when it is on disk. A change refuses what it has to before it writes anything: when it
@@ -100,7 +103,7 @@ impl Local {
         told.await.ok().flatten().ok_or(FeaturesError::Broken)
     }
 
-    /// Ends the writer, once what it was given is on disk.
+    /// Ends the writer, once what it was given is on disk, and lets go of the file.
     pub(crate) fn close(&self) {
         drop(self.writes.lock().take());
         if let Some(writer) = self.writer.lock().take()
@@ -108,6 +111,7 @@ impl Local {
         {
             tracing::error!("the writer of features panicked");
         }
+        self.database.store(None);
     }
 }
 

@@ -159,8 +159,8 @@ pub(crate) async fn computed_features_read_views_and_the_request(ground: Ground)
         ("shown", vec![Value::Int64(4), Value::Int64(4), Value::Int64(4), Value::Null]),
     ];
     let response = online(&features, asked(&["rates:rate", "rates:known"]), &keys).await;
-    let null = "NULL_VALUE";
-    assert_eq!(shown(&response), json!([[0.75, true], [null, false], [null, false], [null, true]]));
+    let none = "NULL_VALUE";
+    assert_eq!(shown(&response), json!([[0.75, true], [none, false], [none, false], [none, true]]));
     assert_eq!(features.counts().on_demand_failed, 3);
     features.close().await;
 }
