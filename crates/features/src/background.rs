@@ -66,6 +66,9 @@ impl Features {
     }
 }
 
+/// A row whose time has come, and what it is called in the table.
+type Due = ((i64, u64), Put);
+
 impl Inside {
     async fn tick(&self, after: &mut Option<Vec<u8>>) -> Result<(), FeaturesError> {
         self.serve_due().await?;
@@ -75,7 +78,8 @@ impl Inside {
         // Rows of views that are not there are left: a project file may be wrong for an hour.
         let may_go: MayGo = Arc::new(move |key, row| {
             let view = key.iter().position(|byte| *byte == 0).and_then(|end| ttls.get(&key[..=end]));
-            let gone = |(event, _): (Moment, Moment)| view.and_then(|ttl| until(event, *ttl)).is_some_and(|until| until < now);
+            let gone =
+                |(event, _): (Moment, Moment)| view.and_then(|ttl| until(event, *ttl)).is_some_and(|until| until < now);
             times(row).is_some_and(gone)
         });
         let (removed, last) = self.online.sweep(after.take(), SWEEP_ROWS, may_go).await?;
@@ -113,7 +117,7 @@ impl Inside {
         }
     }
 
-    fn due(&self, now: Moment) -> Result<Vec<((i64, u64), Put)>, FeaturesError> {
+    fn due(&self, now: Moment) -> Result<Vec<Due>, FeaturesError> {
         let table = self.local.read()?.open_table(TO_COME)?;
         let definitions = self.definitions.load();
         let mut due = Vec::new();

@@ -68,7 +68,8 @@ impl Column {
         // Zones say how a moment is shown, not which it is, and casts would look them up by name.
         let wanted = without_zone(&data_type(of));
         let options = CastOptions { safe: false, ..CastOptions::default() };
-        let array = cast_with_options(&without_zones(&array)?, &wanted, &options).map_err(|_| wrong("what it cannot hold".to_owned()))?;
+        let array = cast_with_options(&without_zones(&array)?, &wanted, &options)
+            .map_err(|_| wrong("what it cannot hold".to_owned()))?;
         let holed = of.list && array.as_list::<i32>().iter().flatten().any(|items| items.null_count() > 0);
         if holed {
             return Err(wrong("a list with nulls in it".to_owned()));
@@ -271,13 +272,21 @@ mod tests {
             (Arc::new(UInt64Array::from(vec![3])), one(Scalar::Int32), Value::Int32(3)),
             (Arc::new(Int64Array::from(vec![3])), one(Scalar::Float64), Value::Float64(3.0)),
             (Arc::new(StringViewArray::from(vec!["a"])), one(Scalar::String), Value::String("a".to_owned())),
-            (Arc::new(DictionaryArray::<Int32Type>::from_iter(["a"])), one(Scalar::String), Value::String("a".to_owned())),
+            (
+                Arc::new(DictionaryArray::<Int32Type>::from_iter(["a"])),
+                one(Scalar::String),
+                Value::String("a".to_owned()),
+            ),
             (
                 Arc::new(TimestampNanosecondArray::from(vec![5_000]).with_timezone("Europe/Warsaw")),
                 one(Scalar::UnixTimestamp),
                 Value::Timestamp(Moment(5)),
             ),
-            (Arc::new(Date32Array::from(vec![1])), one(Scalar::UnixTimestamp), Value::Timestamp(Moment(86_400_000_000))),
+            (
+                Arc::new(Date32Array::from(vec![1])),
+                one(Scalar::UnixTimestamp),
+                Value::Timestamp(Moment(86_400_000_000)),
+            ),
         ];
         for (array, of, value) in columns {
             assert_eq!(Column::new("x", &array, of).unwrap().value(0), value, "{array:?}");

@@ -7,12 +7,12 @@ use halny_types::project::features::{BatchSource, FeatureService, FeatureType, F
 use halny_types::project::{Problem, Project, problem_at};
 use parking_lot::Mutex;
 
+use crate::FeaturesError;
 use crate::expression::Expression;
 use crate::key::KeyPart;
 use crate::moment::SECOND;
 use crate::packed::Layout;
 use crate::selection::Selection;
-use crate::FeaturesError;
 
 /// Lists of features that are remembered.
 const SELECTIONS_MAX: usize = 256;
@@ -246,7 +246,10 @@ impl Definitions {
 
 impl View {
     fn new(view: &FeatureView, keys: &HashMap<&str, KeyPart>) -> Result<View, (String, String)> {
-        let named = |it: &halny_types::project::features::Feature| NamedType { name: it.name.clone(), value_type: it.value_type };
+        let named = |it: &halny_types::project::features::Feature| NamedType {
+            name: it.name.clone(),
+            value_type: it.value_type,
+        };
         let features: Vec<NamedType> = view.features.iter().map(named).collect();
         let layout = Layout::new(&view.name, features.iter().map(|it| (it.name.as_str(), it.value_type)));
         let layout = layout.ok_or_else(|| {
@@ -274,7 +277,10 @@ impl View {
     /// # Errors
     /// When the view has none of that name.
     pub(crate) fn feature(&self, name: &str) -> Result<usize, FeaturesError> {
-        self.features.iter().position(|feature| feature.name == name).ok_or_else(|| no_feature(&self.name, name, &self.features))
+        self.features
+            .iter()
+            .position(|feature| feature.name == name)
+            .ok_or_else(|| no_feature(&self.name, name, &self.features))
     }
 
     /// The key under which the online store keeps a row.
@@ -312,12 +318,18 @@ impl OnDemand {
             if owner == "request" {
                 let value_type = view.request.get(name).copied().ok_or_else(|| {
                     let known: Vec<&str> = view.request.keys().map(String::as_str).collect();
-                    (format!("the request has no field {name:?}"), format!("declare it in request = {{ {name} = \"...\" }}, or write one of {}", known.join(", ")))
+                    (
+                        format!("the request has no field {name:?}"),
+                        format!("declare it in request = {{ {name} = \"...\" }}, or write one of {}", known.join(", ")),
+                    )
                 })?;
                 return Ok((number(Input::Field { name: name.to_owned(), value_type }), value_type));
             }
             let source = views.get(owner).filter(|_| sources.contains(owner)).ok_or_else(|| {
-                (format!("{owner:?} is no source of this view"), format!("write {owner:?} into sources, or read one of {}", view.sources.join(", ")))
+                (
+                    format!("{owner:?} is no source of this view"),
+                    format!("write {owner:?} into sources, or read one of {}", view.sources.join(", ")),
+                )
             })?;
             let feature = source.feature(name).map_err(|error| (error.to_string(), "write one of them".to_owned()))?;
             let value_type = source.features.get(feature).map(|it| it.value_type);

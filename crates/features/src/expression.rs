@@ -24,9 +24,9 @@ use crate::{Moment, Value};
 /// The most parts (names, numbers, operators) of an expression.
 const NODES_MAX: usize = 500;
 /// The longest list that an expression reads, and the longest text: with longer ones it is not evaluated.
-pub const LIST_ITEMS_MAX: usize = 1_024;
+pub(crate) const LIST_ITEMS_MAX: usize = 1_024;
 /// The most bytes of text that an expression reads in one value.
-pub const TEXT_BYTES_MAX: usize = 16 << 10;
+pub(crate) const TEXT_BYTES_MAX: usize = 16 << 10;
 
 /// What may be called. Operators have names too.
 const FUNCTIONS: [&str; 30] = [
@@ -64,6 +64,12 @@ const FUNCTIONS: [&str; 30] = [
 
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
+/// What is wrong with an expression, and what would be right.
+pub(crate) type Trouble = (String, String);
+
+/// Tells the number and the type of the input that an expression calls `owner.name`.
+pub(crate) type Inputs<'a> = dyn Fn(&str, &str) -> Result<(usize, FeatureType), Trouble> + 'a;
+
 /// An expression that was compiled.
 #[derive(Debug)]
 pub(crate) struct Expression {
@@ -82,11 +88,7 @@ impl Expression {
     ///
     /// # Errors
     /// What is wrong, and what would be right.
-    pub(crate) fn compile(
-        text: &str,
-        value_type: FeatureType,
-        input: &dyn Fn(&str, &str) -> Result<(usize, FeatureType), (String, String)>,
-    ) -> Result<Expression, (String, String)> {
+    pub(crate) fn compile(text: &str, value_type: FeatureType, input: &Inputs<'_>) -> Result<Expression, Trouble> {
         let parsed = Parser::new().max_recursion_depth(48).parse(text).map_err(|errors| {
             let first = errors.errors.first();
             let (place, what) = first.map_or((1, "it is empty"), |error| (error.pos.1, error.msg.as_str()));
@@ -105,7 +107,7 @@ impl Expression {
     }
 
     /// Evaluates with ordinary values, of which an operator that takes none of their types is seen.
-    fn try_out(&self, inputs: &[(usize, FeatureType)]) -> Result<(), (String, String)> {
+    fn try_out(&self, inputs: &[(usize, FeatureType)]) -> Result<(), Trouble> {
         let count = inputs.iter().map(|(at, _)| at + 1).max().unwrap_or(0);
         let mut values = vec![Value::Null; count];
         for (at, value_type) in inputs {
@@ -134,7 +136,9 @@ impl Expression {
     /// When it cannot be: an operator has no meaning for these values, a number is out of range, a text too long.
     pub(crate) fn evaluate(&self, inputs: &[&Value]) -> Result<Value, Failed> {
         let fits = |at: &usize| match inputs.get(*at) {
-            Some(Value::List(items)) => items.len() <= LIST_ITEMS_MAX && items.iter().map(bytes).sum::<usize>() <= 64 << 10,
+            Some(Value::List(items)) => {
+                items.len() <= LIST_ITEMS_MAX && items.iter().map(bytes).sum::<usize>() <= 64 << 10
+            }
             Some(one) => bytes(one) <= TEXT_BYTES_MAX,
             None => false,
         };
@@ -146,7 +150,7 @@ impl Expression {
     }
 
     fn run(&self, inputs: &[&Value]) -> Result<Box<dyn Val>, ExecutionError> {
-        let resolver = Inputs(inputs);
+        let resolver = Given(inputs);
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.set_variable_resolver(&resolver);
         let value = cel::Value::resolve_val(&self.root, &context)?;
@@ -181,9 +185,9 @@ fn ordinary(value_type: FeatureType) -> Value {
 /// Names of inputs, as the compiled expression has them: no name of a user's begins so.
 const INPUT: &str = "__";
 
-struct Inputs<'a>(&'a [&'a Value]);
+struct Given<'a>(&'a [&'a Value]);
 
-impl VariableResolver for Inputs<'_> {
+impl VariableResolver for Given<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         let at: usize = variable.strip_prefix(INPUT)?.parse().ok()?;
         self.0.get(at).map(|value| CowVal::Owned(given(value)))
@@ -243,7 +247,7 @@ fn read_scalar(value: &cel::Value, scalar: Scalar) -> Option<Value> {
 
 /// Resolves the names of an expression, and refuses what cannot be bounded.
 struct Reader<'a> {
-    input: &'a dyn Fn(&str, &str) -> Result<(usize, FeatureType), (String, String)>,
+    input: &'a Inputs<'a>,
     inputs: Vec<(usize, FeatureType)>,
     /// Variables of the loop around.
     locals: Vec<String>,
@@ -252,7 +256,7 @@ struct Reader<'a> {
     added: bool,
 }
 
-type Checked = Result<(), (String, String)>;
+type Checked = Result<(), Trouble>;
 
 impl Reader<'_> {
     fn expression(&mut self, node: &mut IdedExpr) -> Checked {
@@ -288,9 +292,10 @@ impl Reader<'_> {
                 EntryExpr::StructField(field) => self.expression(&mut field.value),
             }),
             Expr::Comprehension(_) => self.comprehension(node),
-            Expr::Struct(_) | Expr::Unspecified => {
-                Err(("the expression makes a message, and there are none here".to_owned(), "compute a plain value".to_owned()))
-            }
+            Expr::Struct(_) | Expr::Unspecified => Err((
+                "the expression makes a message, and there are none here".to_owned(),
+                "compute a plain value".to_owned(),
+            )),
         }
     }
 
@@ -308,7 +313,8 @@ impl Reader<'_> {
     fn call(&mut self, call: &mut CallExpr) -> Checked {
         if !FUNCTIONS.contains(&call.func_name.as_str()) {
             let wrong = format!("there is no function {:?} here", call.func_name);
-            let known: Vec<&str> = FUNCTIONS.into_iter().filter(|name| name.starts_with(|c: char| c.is_alphabetic())).collect();
+            let known: Vec<&str> =
+                FUNCTIONS.into_iter().filter(|name| name.starts_with(|c: char| c.is_alphabetic())).collect();
             return Err((wrong, format!("write one of {}, all, exists, filter or map", known.join(", "))));
         }
         let measures = matches!(call.func_name.as_str(), operators::IN | "size");
@@ -317,7 +323,8 @@ impl Reader<'_> {
         let operands = call.target.iter_mut().map(Box::as_mut).chain(call.args.iter_mut());
         for operand in operands {
             // `in` and size() read a whole list without making another.
-            if measures && let Expr::Select(select) = &operand.expr
+            if measures
+                && let Expr::Select(select) = &operand.expr
                 && let (Expr::Ident(owner), false) = (&select.operand.expr, select.test)
             {
                 let (at, value_type) = (self.input)(owner, &select.field)?;
@@ -340,7 +347,10 @@ impl Reader<'_> {
         }
         self.expression(&mut it.iter_range)?;
         self.expression(&mut it.accu_init)?;
-        self.locals = [Some(it.iter_var.clone()), it.iter_var2.clone(), Some(it.accu_var.clone())].into_iter().flatten().collect();
+        self.locals = [Some(it.iter_var.clone()), it.iter_var2.clone(), Some(it.accu_var.clone())]
+            .into_iter()
+            .flatten()
+            .collect();
         if let Some(taken) = self.locals.iter().find(|name| name.starts_with(INPUT)) {
             return Err((format!("{taken:?} cannot be the name of a variable"), "write a name such as `x`".to_owned()));
         }

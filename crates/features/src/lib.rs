@@ -29,6 +29,7 @@ pub use historical::{Batches, HistoricalRequest};
 pub use key::{KEY_BYTES_MAX, KeyPart};
 pub use materialise::Materialised;
 pub use moment::{Age, Clock, Moment, age};
+pub use offline::files::{Folders, Places};
 pub use packed::ROW_BYTES_MAX;
 pub use push::{PUSH_ROWS_MAX, PushTo, Pushed};
 pub use replay::{Difference, Replayed, Skew};
@@ -36,4 +37,3 @@ pub use serve::{Asked, OnlineRequest, OnlineResponse, SERVE_ROWS_MAX, SERVE_VALU
 pub use statistics::{FeatureStatistics, Numbers, TOP_VALUES, TopValues};
 pub use store::{Counts, Features, FlushRule, Options};
 pub use value::Value;
-pub use offline::files::{Folders, Places};

@@ -66,8 +66,13 @@ impl Local {
         let database = Arc::new(database);
         let (writes, waiting) = bounded(WAITING_MAX);
         let of = Arc::clone(&database);
-        let writer = std::thread::Builder::new().name("features-writer".to_owned()).spawn(move || write(&of, &waiting))?;
-        Ok(Local { database: ArcSwapOption::new(Some(database)), writes: Mutex::new(Some(writes)), writer: Mutex::new(Some(writer)) })
+        let writer =
+            std::thread::Builder::new().name("features-writer".to_owned()).spawn(move || write(&of, &waiting))?;
+        Ok(Local {
+            database: ArcSwapOption::new(Some(database)),
+            writes: Mutex::new(Some(writes)),
+            writer: Mutex::new(Some(writer)),
+        })
     }
 
     /// What is there now; it does not change while it is read.

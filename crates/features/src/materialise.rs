@@ -43,7 +43,12 @@ impl Features {
     ///
     /// # Errors
     /// When a view is not there, or files cannot be read or the store written to.
-    pub async fn materialize(&self, views: Option<&[String]>, start: Moment, end: Moment) -> Result<Vec<Materialised>, FeaturesError> {
+    pub async fn materialize(
+        &self,
+        views: Option<&[String]>,
+        start: Moment,
+        end: Moment,
+    ) -> Result<Vec<Materialised>, FeaturesError> {
         if start > end {
             return Err(FeaturesError::Invalid("the end is before the start; write an end that is later".to_owned()));
         }
@@ -55,11 +60,20 @@ impl Features {
     ///
     /// # Errors
     /// As those of [`materialize`](Features::materialize).
-    pub async fn materialize_incremental(&self, views: Option<&[String]>, end: Moment) -> Result<Vec<Materialised>, FeaturesError> {
+    pub async fn materialize_incremental(
+        &self,
+        views: Option<&[String]>,
+        end: Moment,
+    ) -> Result<Vec<Materialised>, FeaturesError> {
         self.each_view(views, None, end).await
     }
 
-    async fn each_view(&self, views: Option<&[String]>, start: Option<Moment>, end: Moment) -> Result<Vec<Materialised>, FeaturesError> {
+    async fn each_view(
+        &self,
+        views: Option<&[String]>,
+        start: Option<Moment>,
+        end: Moment,
+    ) -> Result<Vec<Materialised>, FeaturesError> {
         let definitions = self.definitions();
         let views: Vec<Arc<View>> = match views {
             None => definitions.views().cloned().collect(),

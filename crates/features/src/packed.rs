@@ -58,10 +58,6 @@ impl Layout {
         Some(layout)
     }
 
-    pub(crate) fn types(&self) -> &[FeatureType] {
-        &self.types
-    }
-
     /// The row in bytes. `values` are those of all features, in their order.
     ///
     /// # Errors

@@ -195,7 +195,10 @@ fn incoming(view: &View, batch: &RecordBatch, now: Moment) -> Result<Vec<Incomin
     let column = |name: &str, of, why: &str| Column::new(name, array(name, why)?, of);
     let keys = view.keys.iter().map(|part| column(&part.name, part.value_type, "it is a join key of the view"));
     let keys = keys.collect::<Result<Vec<_>, _>>()?;
-    let features = view.features.iter().map(|it| column(&it.name, it.value_type, "a row has every feature of its view, null where there is no value"));
+    let features = view
+        .features
+        .iter()
+        .map(|it| column(&it.name, it.value_type, "a row has every feature of its view, null where there is no value"));
     let features = features.collect::<Result<Vec<_>, _>>()?;
     let moment = FeatureType::one(Scalar::UnixTimestamp);
     let times = |name: &str| batch.column_by_name(name).map(|array| Column::new(name, array, moment)).transpose();

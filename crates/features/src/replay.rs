@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray};
+use arrow::array::BooleanArray;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema};
 use arrow::record_batch::RecordBatch;
@@ -129,7 +129,8 @@ impl Replayed {
             let column = batch.column_by_name(&part.name);
             column.map(|column| Ok((part.name.clone(), Column::new(&part.name, column, part.value_type)?))).transpose()
         };
-        let keys: Vec<Option<(String, Column)>> = selection.keys.iter().map(key).collect::<Result<_, FeaturesError>>()?;
+        let keys: Vec<Option<(String, Column)>> =
+            selection.keys.iter().map(key).collect::<Result<_, FeaturesError>>()?;
         for (output, skew) in selection.outputs.iter().zip(&mut self.features) {
             let both = batch.column_by_name(&format!("{LOGGED}{}", skew.name)).zip(batch.column_by_name(&skew.name));
             let Some((served, joined)) = both else { continue };

@@ -146,7 +146,8 @@ impl Features {
         let filled = self.0.pool.run_unless(values <= SMALL_VALUES, move || asked.fill()).await;
         let filled = filled.map_err(|_| FeaturesError::Busy("too much waits to be computed"))??;
         self.0.failed.fetch_add(filled.failed, Ordering::Relaxed);
-        let response = OnlineResponse { service, names, rows, at, selection, cells: filled.cells, events: filled.events };
+        let response =
+            OnlineResponse { service, names, rows, at, selection, cells: filled.cells, events: filled.events };
         self.0.log(&response, &filled.columns);
         Ok(response)
     }

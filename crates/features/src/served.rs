@@ -137,7 +137,11 @@ impl Waiting {
             Some((known, waiting)) if Arc::ptr_eq(known, service) => waiting.extend(rows),
             _ => {
                 if let Some((_, before)) = self.services.insert(key, (Arc::clone(service), rows)) {
-                    tracing::warn!(rows = before.len(), service = service.name, "rows of a service that was changed are not logged");
+                    tracing::warn!(
+                        rows = before.len(),
+                        service = service.name,
+                        "rows of a service that was changed are not logged"
+                    );
                 }
             }
         }

@@ -191,7 +191,12 @@ impl Features {
     ///
     /// # Errors
     /// When the view is not there, or its rows cannot be read.
-    pub async fn statistics(&self, view: &str, start: Moment, end: Moment) -> Result<Vec<FeatureStatistics>, FeaturesError> {
+    pub async fn statistics(
+        &self,
+        view: &str,
+        start: Moment,
+        end: Moment,
+    ) -> Result<Vec<FeatureStatistics>, FeaturesError> {
         let view = std::sync::Arc::clone(self.definitions().view(view)?);
         let rows = self.0.rows(&view).await?;
         let runtime = tokio::runtime::Handle::current();

@@ -120,7 +120,8 @@ impl Features {
         let temporary = options.folder.join("temporary");
         std::fs::create_dir_all(&temporary)?;
         let folder = options.folder.clone();
-        let local = tokio::task::spawn_blocking(move || Local::open(&folder)).await.map_err(|_| FeaturesError::Broken)??;
+        let local =
+            tokio::task::spawn_blocking(move || Local::open(&folder)).await.map_err(|_| FeaturesError::Broken)??;
         let local = Arc::new(local);
         let identity = identity(&local.read()?)?;
         let embedded = options.online.is_none();

@@ -86,7 +86,7 @@ impl ChunkReader for Chunks {
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        let end = start.checked_add(length as u64).unwrap_or(u64::MAX);
+        let end = start.saturating_add(length as u64);
         if end > self.0.bytes || length as u64 >= PIECE_BYTES {
             return self.fetch(start, end);
         }

@@ -85,7 +85,11 @@ pub(crate) async fn of_source(view: &View, places: &dyn Places) -> Result<Vec<Ro
 }
 
 /// The parts of a view that this crate wrote, in the order of their names.
-pub(crate) async fn of_parts(view: &View, store: &Arc<dyn ObjectStore>, prefix: &Path) -> Result<Vec<RowFile>, FeaturesError> {
+pub(crate) async fn of_parts(
+    view: &View,
+    store: &Arc<dyn ObjectStore>,
+    prefix: &Path,
+) -> Result<Vec<RowFile>, FeaturesError> {
     let folder = parts::folder(prefix, &view.name);
     let mut listed: Vec<ObjectMeta> = store.list(Some(&folder)).try_collect().await?;
     listed.sort_by(|a, b| a.location.cmp(&b.location));

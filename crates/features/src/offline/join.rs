@@ -288,7 +288,14 @@ struct Found {
 
 impl Found {
     /// Puts the values of the entity rows `first..first + rows` into their slots.
-    fn fill(&mut self, picked: &Picked, first: u64, rows: usize, slots: usize, cells: &mut [Value]) -> Result<(), FeaturesError> {
+    fn fill(
+        &mut self,
+        picked: &Picked,
+        first: u64,
+        rows: usize,
+        slots: usize,
+        cells: &mut [Value],
+    ) -> Result<(), FeaturesError> {
         let types: Vec<FeatureType> = picked.wanted().map(|(at, _)| picked.view.features[at].value_type).collect();
         loop {
             if !self.is_next && !self.sorted.next_into(&mut self.next)? {

@@ -29,8 +29,6 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    pub(crate) const ALL: Span = Span { from: Moment::MIN, until: Moment::MAX };
-
     pub(crate) fn holds(self, at: Moment) -> bool {
         self.from <= at && at <= self.until
     }
@@ -113,7 +111,10 @@ fn rows_of(
     let typed = |name: &str, of: FeatureType| -> Result<Option<Column>, FeaturesError> {
         // What we wrote with another type was another feature then.
         let usable = |array: &&ArrayRef| !own || *array.data_type() == data_type(of);
-        column(name).filter(usable).map(|array| Column::new(name, array, of).map_err(|error| source(view, &error))).transpose()
+        column(name)
+            .filter(usable)
+            .map(|array| Column::new(name, array, of).map_err(|error| source(view, &error)))
+            .transpose()
     };
     let moment = FeatureType::one(Scalar::UnixTimestamp);
     let keys = view.keys.iter().map(|part| typed(names.column(&part.name), part.value_type));
@@ -180,7 +181,9 @@ impl Names {
                 mapped: batch.mapping.iter().map(|(column, name)| (name.clone(), column.clone())).collect(),
                 own,
             },
-            None => Names { event: EVENT.to_owned(), created: Some(CREATED.to_owned()), mapped: BTreeMap::new(), own: true },
+            None => {
+                Names { event: EVENT.to_owned(), created: Some(CREATED.to_owned()), mapped: BTreeMap::new(), own: true }
+            }
         }
     }
 
@@ -198,7 +201,10 @@ impl Names {
         if !self.own
             && let Some(lacking) = columns.iter().find(|name| schema.index_of(name).is_err())
         {
-            return Err(FeaturesError::Source { view: view.name.clone(), why: format!("it has no column {lacking:?}") });
+            return Err(FeaturesError::Source {
+                view: view.name.clone(),
+                why: format!("it has no column {lacking:?}"),
+            });
         }
         columns.retain(|name| schema.index_of(name).is_ok());
         columns.dedup();

@@ -66,7 +66,9 @@ impl Sorter {
     /// When a temporary file cannot be written.
     pub(crate) fn push(&mut self, key: &[u8], rank: Rank, payload: &[u8]) -> Result<(), FeaturesError> {
         let bytes = key.len() + payload.len();
-        if !self.places.is_empty() && (self.block.len() + bytes > self.block_bytes || self.places.len() == self.places_max) {
+        if !self.places.is_empty()
+            && (self.block.len() + bytes > self.block_bytes || self.places.len() == self.places_max)
+        {
             self.spill()?;
         }
         if self.block.len() + bytes > self.block.capacity() {

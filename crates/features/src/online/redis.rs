@@ -11,8 +11,8 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, Script, ServerErrorKind, cmd};
 
 use super::{OnlineStore, Put, Waiting};
-use crate::moment::Clock;
 use crate::FeaturesError;
+use crate::moment::Clock;
 
 /// Compares the times byte by byte: Lua's own comparison of texts follows the locale, its numbers have 53 bits.
 const FENCE: &str = r"
@@ -53,7 +53,12 @@ impl RedisOnline {
     ///
     /// # Errors
     /// When the server cannot be reached.
-    pub async fn connect(url: &str, password: Option<&str>, prefix: &str, clock: Clock) -> Result<RedisOnline, FeaturesError> {
+    pub async fn connect(
+        url: &str,
+        password: Option<&str>,
+        prefix: &str,
+        clock: Clock,
+    ) -> Result<RedisOnline, FeaturesError> {
         let mut info = url.into_connection_info()?;
         if let Some(password) = password {
             let settings = info.redis_settings().clone().set_password(password);
@@ -77,7 +82,8 @@ impl RedisOnline {
         let now = (self.clock)();
         let mut pipeline = Pipeline::with_capacity(puts.len());
         for put in puts {
-            let left = put.until.map(|until| (until.0.saturating_sub(now.0) / 1_000).max(0).saturating_add(KEPT_LONGER_MS));
+            let left =
+                put.until.map(|until| (until.0.saturating_sub(now.0) / 1_000).max(0).saturating_add(KEPT_LONGER_MS));
             // Servers count from 1970 in signed 64 bits, and refuse what is beyond.
             let left = left.map_or(String::new(), |left| left.min(1 << 50).to_string());
             let mut command = cmd("EVALSHA");
@@ -108,7 +114,9 @@ impl OnlineStore for RedisOnline {
             let mut rows = Vec::with_capacity(keys.len());
             for keys in keys.chunks(PIPELINE_ROWS) {
                 let mut command = cmd("MGET");
-                keys.iter().for_each(|key| drop(command.arg(self.key(key))));
+                for key in keys {
+                    command.arg(self.key(key));
+                }
                 let found: Vec<Option<Vec<u8>>> = command.query_async(&mut self.connection.clone()).await?;
                 rows.extend(found);
             }

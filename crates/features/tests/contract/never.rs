@@ -17,8 +17,14 @@ const USERS: [&str; 3] = ["a", "b", "c"];
 #[derive(Clone, Debug)]
 enum Deed {
     /// Rows of users, at times relative to now, all with the same value.
-    Push { user: usize, event: i64, to: PushTo },
-    Wait { seconds: i64 },
+    Push {
+        user: usize,
+        event: i64,
+        to: PushTo,
+    },
+    Wait {
+        seconds: i64,
+    },
     Flush,
     Reopen,
     Materialise,

@@ -54,7 +54,8 @@ pub(crate) async fn many_writers_leave_the_newest_event(ground: Ground) {
 
 pub(crate) async fn a_row_of_the_future_is_served_when_its_time_comes(ground: Ground) {
     let features = ground.open(USERS).await;
-    let columns = json!({ "user_id": ["a", "a"], "event_timestamp": [NOW, NOW + 10], "count": [1, 2], "last": ["x", "y"] });
+    let columns =
+        json!({ "user_id": ["a", "a"], "event_timestamp": [NOW, NOW + 10], "count": [1, 2], "last": ["x", "y"] });
     let pushed = features.push("clicks", &rows(&features, "clicks", columns), PushTo::OnlineAndOffline).await.unwrap();
     assert_eq!((pushed.rows, pushed.served, pushed.to_come), (2, 1, 1));
     let served = async |features: &halny_features::Features| {
@@ -85,7 +86,11 @@ pub(crate) async fn what_was_pushed_is_there_when_opened_again(ground: Ground) {
         let entities = rows(&features, "clicks", json!({ "user_id": ["a"], "event_timestamp": [NOW] }));
         assert_eq!(historical(&features, asked(&["clicks"]), vec![entities]).await.column(2).null_count(), 0);
         let error = crate::support::try_open(
-            ground.folder(), USERS, ground.hand.clock(), ground.online.clone(), halny_types::ByteSize::mib(8),
+            ground.folder(),
+            USERS,
+            ground.hand.clock(),
+            ground.online.clone(),
+            halny_types::ByteSize::mib(8),
         );
         assert!(matches!(error.await, Err(FeaturesError::InUse)), "a folder is for one at a time");
         features.close().await;
@@ -143,7 +148,8 @@ pub(crate) async fn rows_that_are_not_those_of_the_view_are_refused(ground: Grou
 
 pub(crate) async fn what_does_not_hold_any_more_is_swept_and_nothing_else(ground: Ground) {
     let features = ground.open(USERS).await;
-    let columns = json!({ "user_id": ["a", "b"], "event_timestamp": [NOW - 90_000, NOW], "count": [1, 2], "last": ["x", "y"] });
+    let columns =
+        json!({ "user_id": ["a", "b"], "event_timestamp": [NOW - 90_000, NOW], "count": [1, 2], "last": ["x", "y"] });
     features.push("clicks", &rows(&features, "clicks", columns), PushTo::Online).await.unwrap();
     ground.hand.set(NOW);
     features.tick().await.unwrap();

@@ -21,7 +21,8 @@ source = { push = true }
 
 pub(crate) async fn a_value_is_served_from_its_time_until_its_ttl_has_passed(ground: Ground) {
     let features = ground.open(USERS).await;
-    let columns = json!({ "user_id": ["a", "b"], "event_timestamp": [NOW, NOW - 50], "count": [1, null], "last": ["x", "y"] });
+    let columns =
+        json!({ "user_id": ["a", "b"], "event_timestamp": [NOW, NOW - 50], "count": [1, null], "last": ["x", "y"] });
     features.push("clicks", &rows(&features, "clicks", columns), PushTo::Online).await.unwrap();
     let ask = async || shown(&online(&features, asked(&["clicks"]), &[("user_id", texts(&["a", "b", "c"]))]).await);
     let nothing = json!(["NOT_FOUND", "NOT_FOUND"]);
@@ -45,7 +46,12 @@ pub(crate) async fn every_type_is_served_as_it_was_pushed(ground: Ground) {
     let types = ["int32", "int64", "float32", "float64", "bool", "string", "bytes", "unix_timestamp"];
     let features: Vec<String> = types
         .iter()
-        .flat_map(|it| [format!("{{ name = \"{it}\", type = \"{it}\" }}"), format!("{{ name = \"{it}s\", type = \"list<{it}>\" }}")])
+        .flat_map(|it| {
+            [
+                format!("{{ name = \"{it}\", type = \"{it}\" }}"),
+                format!("{{ name = \"{it}s\", type = \"list<{it}>\" }}"),
+            ]
+        })
         .collect();
     let toml = format!(
         "[[entities]]\nname = \"id\"\nvalue_type = \"int32\"\n[[feature_views]]\nname = \"all\"\nentities = [\"id\"]\n\
@@ -53,7 +59,16 @@ pub(crate) async fn every_type_is_served_as_it_was_pushed(ground: Ground) {
         features.join(", ")
     );
     let features = ground.open(&toml).await;
-    let values = [json!(-3), json!(1_i64 << 60), json!(0.5), json!(0.1), json!(true), json!("ü"), json!("AP8="), json!(1_700_000_000)];
+    let values = [
+        json!(-3),
+        json!(1_i64 << 60),
+        json!(0.5),
+        json!(0.1),
+        json!(true),
+        json!("ü"),
+        json!("AP8="),
+        json!(1_700_000_000),
+    ];
     let mut columns = object(json!({ "id": [1, 2], "event_timestamp": [NOW, NOW] }));
     for (name, value) in types.iter().zip(&values) {
         columns.insert((*name).to_owned(), json!([value, null]));
@@ -96,16 +111,15 @@ pub(crate) async fn composite_keys_and_several_views_are_one_row(ground: Ground)
     let features = ground.open(PAIRS).await;
     let users = json!({ "user_id": ["a", "b"], "age": [30, 40], "score": [0.5, 0.25] });
     features.push("users", &rows(&features, "users", users), PushTo::Online).await.unwrap();
-    let pairs = json!({ "item_id": [1, 2, 1], "user_id": ["a", "a", "b"], "views": [11, 12, 21], "score": [1.5, 2.5, 3.5] });
+    let pairs =
+        json!({ "item_id": [1, 2, 1], "user_id": ["a", "a", "b"], "views": [11, 12, 21], "score": [1.5, 2.5, 3.5] });
     features.push("pairs", &rows(&features, "pairs", pairs), PushTo::Online).await.unwrap();
-    let keys = [
-        ("user_id", texts(&["a", "a", "b", "b"])),
-        ("item_id", [1, 2, 1, 2].map(Value::Int64).to_vec()),
-    ];
+    let keys = [("user_id", texts(&["a", "a", "b", "b"])), ("item_id", [1, 2, 1, 2].map(Value::Int64).to_vec())];
     let response = online(&features, asked(&["pairs:views", "users:age"]), &keys).await;
     assert_eq!(shown(&response), json!([[11, 30], [12, 30], [21, 40], ["NOT_FOUND", 40]]));
     let columns = keys.iter().map(|(name, values)| ((*name).to_owned(), values.clone())).collect();
-    let mut request = OnlineRequest { asked: asked(&["users:score", "pairs:score"]), columns, full_feature_names: false };
+    let mut request =
+        OnlineRequest { asked: asked(&["users:score", "pairs:score"]), columns, full_feature_names: false };
     let error = features.get_online(request.clone()).await.unwrap_err();
     assert!(matches!(error, FeaturesError::Ambiguous { .. }), "{error}");
     request.full_feature_names = true;
@@ -151,7 +165,8 @@ features = [
 
 pub(crate) async fn computed_features_read_views_and_the_request(ground: Ground) {
     let features = ground.open(&format!("{USERS}{COMPUTED}")).await;
-    let columns = json!({ "user_id": ["a", "b"], "event_timestamp": [NOW, NOW], "count": [3, null], "last": ["x", null] });
+    let columns =
+        json!({ "user_id": ["a", "b"], "event_timestamp": [NOW, NOW], "count": [3, null], "last": ["x", null] });
     let pushed = rows(&features, "clicks", columns);
     features.push("clicks", &pushed, PushTo::OnlineAndOffline).await.unwrap();
     let keys = [
@@ -176,11 +191,23 @@ pub(crate) async fn what_cannot_be_asked_for_is_refused(ground: Ground) {
         ("nothing:count", vec![user()], "there is no feature view \"nothing\"; name one of those in the project file"),
         ("clicks:counts", vec![user()], "the view \"clicks\" has no feature \"counts\"; it has count, last"),
         ("clicks:count", vec![], "\"user_id\" is missing; it is a join key of the features"),
-        ("clicks:count", vec![("user_id", vec![Value::Int64(1)])], "\"user_id\" holds an int64 where string is expected"),
+        (
+            "clicks:count",
+            vec![("user_id", vec![Value::Int64(1)])],
+            "\"user_id\" holds an int64 where string is expected",
+        ),
         ("rates:rate", vec![user()], "\"shown\" is missing; an on-demand feature reads it as a field of the request"),
         ("rates:rate", vec![user(), ("shown", texts(&["4"]))], "\"shown\" holds a string where int64 is expected"),
-        ("clicks:count", vec![user(), ("more", texts(&["a", "b"]))], "\"user_id\" has 1 values where others have 2; send one for each row"),
-        ("clicks:count", vec![("user_id", texts(&["a"; 10_001]))], "rows are 10001; at most 10000 may be in one request"),
+        (
+            "clicks:count",
+            vec![user(), ("more", texts(&["a", "b"]))],
+            "\"user_id\" has 1 values where others have 2; send one for each row",
+        ),
+        (
+            "clicks:count",
+            vec![("user_id", texts(&["a"; 10_001]))],
+            "rows are 10001; at most 10000 may be in one request",
+        ),
     ] {
         assert_eq!(ask(asked(&[wanted]), &columns).await, expected);
     }
@@ -202,7 +229,9 @@ features = ["clicks:count", "clicks:last"]
     let features = ground.open(&format!("{USERS}{services}")).await;
     let columns = json!({ "user_id": ["a"], "count": [3], "last": ["x"] });
     features.push("clicks", &rows(&features, "clicks", columns), PushTo::Online).await.unwrap();
-    for (name, expected, version) in [("rank", json!([[3, "x"]]), 3), ("rank@1", json!([["x"]]), 1), ("rank@3", json!([[3, "x"]]), 3)] {
+    for (name, expected, version) in
+        [("rank", json!([[3, "x"]]), 3), ("rank@1", json!([["x"]]), 1), ("rank@3", json!([[3, "x"]]), 3)]
+    {
         let response = online(&features, Asked::Service(name.to_owned()), &[("user_id", texts(&["a"]))]).await;
         assert_eq!(shown(&response), expected);
         assert_eq!(response.service.unwrap().version, version);

@@ -75,8 +75,7 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     let definitions = |of: &'_ Project| {
         (of.entities.clone(), of.feature_views.clone(), of.on_demand_views.clone(), of.feature_services.clone())
     };
-    diff.features =
-        definitions(old) != definitions(new) || old.features.join_memory != new.features.join_memory;
+    diff.features = definitions(old) != definitions(new) || old.features.join_memory != new.features.join_memory;
     diff
 }
 

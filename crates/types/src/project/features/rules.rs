@@ -151,7 +151,8 @@ fn join_keys<'a>(entities: &'a [Value], found: &mut Found) -> BTreeMap<&'a str, 
         }
         if let Some((first, other)) = seen.insert(key, (at, value_type)).filter(|(_, other)| *other != value_type) {
             let of = |it: Option<&Value>| it.and_then(Value::as_str).unwrap_or("string").to_owned();
-            let wrong = format!("entity {first} has the join key {key:?} as {}, and this one as {}", of(other), of(value_type));
+            let wrong =
+                format!("entity {first} has the join key {key:?} as {}, and this one as {}", of(other), of(value_type));
             let right = "write the same value_type, or another join_key".to_owned();
             found.value(&format!("/entities/{at}/name"), wrong, right);
         }
@@ -204,7 +205,9 @@ fn check_view(view: &Value, pointer: &str, entities: &BTreeMap<&str, &str>, foun
 fn check_path(batch: &Value, pointer: &str, found: &mut Found) {
     let Some(path) = text(batch, "path").filter(|_| !found.is_broken(pointer)) else { return };
     let (folder, _) = path.rsplit_once('/').unwrap_or(("", path));
-    if path.contains("://") && !path.strip_prefix("s3://").is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty()) {
+    if path.contains("://")
+        && !path.strip_prefix("s3://").is_some_and(|rest| !rest.starts_with('/') && !rest.is_empty())
+    {
         let wrong = format!("{} is neither a path nor a bucket", abbreviated(path));
         found.value(pointer, wrong, "write a path, or s3://bucket/prefix".to_owned());
     } else if folder.contains('*') {
