@@ -162,16 +162,17 @@ fn join_keys<'a>(entities: &'a [Value], found: &mut Found) -> BTreeMap<&'a str, 
 }
 
 fn check_view(view: &Value, pointer: &str, entities: &BTreeMap<&str, &str>, found: &mut Found) {
-    let mut keys: BTreeSet<&str> = BTreeSet::new();
+    let (mut keys, mut all_known) = (BTreeSet::new(), true);
     for (at, entity) in items(view, "entities").iter().enumerate() {
         let own = format!("{pointer}/entities/{at}");
         let Some(name) = entity.as_str() else { continue };
         match entities.get(name) {
             None => {
+                all_known = false;
                 let wrong = format!("no entity is called {}", abbreviated(name));
                 found.value(&own, wrong, instead_of(name, entities.keys().copied()));
             }
-            Some(key) if !keys.insert(key) => {
+            Some(key) if !keys.insert(*key) => {
                 let wrong = format!("the join key {key:?} is in this view already");
                 found.value(&own, wrong, "write each entity once".to_owned());
             }
@@ -192,6 +193,10 @@ fn check_view(view: &Value, pointer: &str, entities: &BTreeMap<&str, &str>, foun
         let own = join(&format!("{pointer}/source/batch/mapping"), column);
         let Some(name) = name.as_str() else { continue };
         if !features.contains(name) && !keys.contains(name) {
+            // What an entity that is not known would be called is not known.
+            if !all_known {
+                continue;
+            }
             let wrong = format!("the view has neither a feature nor a join key {}", abbreviated(name));
             found.value(&own, wrong, instead_of(name, features.iter().chain(&keys).copied()));
         } else if let Some(other) = mapped.insert(name, column) {
@@ -274,7 +279,12 @@ fn check_on_demand(
 
 fn readable<'a>(document: &'a Value, list: &str) -> BTreeMap<&'a str, View<'a>> {
     let view = |view: &'a Value| {
-        let features = items(view, "features").iter().filter_map(|feature| text(feature, "name")).collect();
+        let mut features: Vec<&str> = Vec::new();
+        for name in items(view, "features").iter().filter_map(|feature| text(feature, "name")) {
+            if !features.contains(&name) {
+                features.push(name);
+            }
+        }
         Some((text(view, "name")?, View { features }))
     };
     items(document, list).iter().filter_map(view).collect()
