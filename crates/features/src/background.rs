@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use object_store::ObjectMeta;
-use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use tokio_util::sync::CancellationToken;
 
 use crate::local::{JOURNAL, TO_COME, split};
@@ -17,7 +18,7 @@ use crate::online::{MayGo, Put, apply};
 use crate::packed::times;
 use crate::push::{put, until};
 use crate::store::Inside;
-use crate::{Features, FeaturesError, Moment, key};
+use crate::{Features, FeaturesError, Moment, View, key};
 
 /// How late a row may be served after its time has come.
 const TICK: Duration = Duration::from_secs(1);
@@ -135,36 +136,31 @@ impl Inside {
     /// Writes what was pushed and logged to Parquet.
     pub(crate) async fn flush(&self) -> Result<(), FeaturesError> {
         let _one_at_a_time = self.flushing.lock().await;
-        self.served.flush(self).await?;
+        let mut done = self.served.flush(self).await;
         let views: Vec<_> = self.definitions.load().views().cloned().collect();
         for view in views {
-            while let Some((name, rows)) = self.journalled_rows(&view)? {
-                let of = Arc::clone(&view);
-                let made = tokio::task::spawn_blocking(move || parts::batch(&of, &rows));
-                let batch = made.await.map_err(|_| FeaturesError::Broken)??;
-                parts::write(self.offline.as_ref(), &name.path(&self.prefix, &view.name), batch).await?;
-                self.forget(view.name.clone(), name).await?;
-            }
+            // What ails one view, such as keys that were of another type when its rows came, is not the others' fault.
+            done = done.and(self.flush_view(&view).await);
+        }
+        done
+    }
+
+    async fn flush_view(&self, view: &Arc<View>) -> Result<(), FeaturesError> {
+        while let Some((name, batch)) = self.next_part(view).await? {
+            parts::write(self.offline.as_ref(), &name.path(&self.prefix, &view.name), batch).await?;
+            self.forget(view.name.clone(), name).await?;
         }
         Ok(())
     }
 
-    /// The rows that come into the next part of a view, and its name; nothing when there are none.
-    fn journalled_rows(&self, view: &crate::View) -> Result<Option<(PartName, Vec<PartRow>)>, FeaturesError> {
-        let table = self.local.read()?.open_table(JOURNAL)?;
-        let mut rows = Vec::new();
-        let mut numbers: Option<(u64, u64)> = None;
-        for entry in table.range((view.name.as_str(), 0)..=(view.name.as_str(), u64::MAX))?.take(PART_ROWS) {
-            let (number, joined) = entry?;
-            let number = number.value().1;
-            numbers = Some((numbers.map_or(number, |(first, _)| first), number));
-            let (key, row, _) = split(joined.value())?;
-            let row = view.layout.open(row)?;
-            let keys = key::parts(&view.keys, key)?;
-            rows.push(PartRow { keys, event: row.event, created: row.created, values: row.values()? });
-        }
-        let name = numbers.map(|(first, last)| PartName { identity: self.identity, first, last });
-        Ok(name.map(|name| (name, rows)))
+    /// The next part of a view; nothing when no rows of it wait.
+    async fn next_part(&self, view: &Arc<View>) -> Result<Option<(PartName, RecordBatch)>, FeaturesError> {
+        let (journal, of, identity) = (self.local.read()?, Arc::clone(view), self.identity);
+        let made = tokio::task::spawn_blocking(move || {
+            let Some((name, rows)) = journalled_rows(&journal, &of, identity)? else { return Ok(None) };
+            Ok(Some((name, parts::batch(&of, &rows)?)))
+        });
+        made.await.map_err(|_| FeaturesError::Broken)?
     }
 
     /// Forgets the journal's rows that are in a part, some at a time, so that pushes do not wait behind it.
@@ -246,4 +242,26 @@ impl Inside {
         }
         Ok(())
     }
+}
+
+/// The rows that come into the next part of a view, and its name; nothing when there are none.
+fn journalled_rows(
+    journal: &ReadTransaction,
+    view: &View,
+    identity: u64,
+) -> Result<Option<(PartName, Vec<PartRow>)>, FeaturesError> {
+    let table = journal.open_table(JOURNAL)?;
+    let mut rows = Vec::new();
+    let mut numbers: Option<(u64, u64)> = None;
+    for entry in table.range((view.name.as_str(), 0)..=(view.name.as_str(), u64::MAX))?.take(PART_ROWS) {
+        let (number, joined) = entry?;
+        let number = number.value().1;
+        numbers = Some((numbers.map_or(number, |(first, _)| first), number));
+        let (key, row, _) = split(joined.value())?;
+        let row = view.layout.open(row)?;
+        let keys = key::parts(&view.keys, key)?;
+        rows.push(PartRow { keys, event: row.event, created: row.created, values: row.values()? });
+    }
+    let name = numbers.map(|(first, last)| PartName { identity, first, last });
+    Ok(name.map(|name| (name, rows)))
 }

@@ -1,5 +1,6 @@
 //! What models are trained with: to each row of entities the values that would have been served at its time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -70,7 +71,9 @@ impl Inside {
         let inside = Arc::clone(self);
         let work = move || {
             let send = batches.clone();
-            let joined = join.run(entities, &mut |batch| send.blocking_send(Ok(batch)).is_ok());
+            let run = || join.run(entities, &mut |batch| send.blocking_send(Ok(batch)).is_ok());
+            // A file may make its reader panic. Without a word the stream would end as if it were whole.
+            let joined = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(FeaturesError::Broken));
             drop(turn);
             match joined {
                 Ok(failed) => drop(inside.failed.fetch_add(failed, Ordering::Relaxed)),

@@ -7,6 +7,11 @@ use crate::{FeaturesError, Moment, Value};
 /// The longest text or bytes of one part of a key.
 pub const KEY_BYTES_MAX: usize = 1_024;
 
+/// What a part begins with, so that a key of other types is another key, and is not read as one of these.
+const NUMBER: u8 = 1;
+const TEXT: u8 = 2;
+const BYTES: u8 = 3;
+
 /// One part of a key: a column, and the field of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyPart {
@@ -21,23 +26,26 @@ pub struct KeyPart {
 /// # Errors
 /// When the value is of another type, or too long. Null is no part of a key: who has it asks before.
 pub(crate) fn put(part: &KeyPart, value: &Value, key: &mut Vec<u8>) -> Result<(), FeaturesError> {
-    let mut sized = |bytes: &[u8]| {
+    let mut sized = |tag: u8, bytes: &[u8]| {
         if bytes.len() > KEY_BYTES_MAX {
             let count = bytes.len();
             return Err(FeaturesError::TooMany { what: "bytes of a join key", count, most: KEY_BYTES_MAX });
         }
+        key.push(tag);
         key.extend((bytes.len() as u16).to_be_bytes());
         key.extend(bytes);
         Ok(())
     };
     match value {
-        Value::String(text) => sized(text.as_bytes()),
-        Value::Bytes(bytes) => sized(bytes),
+        Value::String(text) => sized(TEXT, text.as_bytes()),
+        Value::Bytes(bytes) => sized(BYTES, bytes),
         Value::Int32(number) => {
+            key.push(NUMBER);
             key.extend(Moment(i64::from(*number)).ordered());
             Ok(())
         }
         Value::Int64(number) => {
+            key.push(NUMBER);
             key.extend(Moment(*number).ordered());
             Ok(())
         }
@@ -54,28 +62,39 @@ pub(crate) fn put(part: &KeyPart, value: &Value, key: &mut Vec<u8>) -> Result<()
 /// # Errors
 /// When it did not.
 pub(crate) fn parts(of: &[KeyPart], mut key: &[u8]) -> Result<Vec<Value>, FeaturesError> {
-    let damaged = || FeaturesError::Damaged("its key is cut off");
-    let mut part = |part: &KeyPart| -> Option<Value> {
-        if matches!(part.value_type.of, Scalar::Int32 | Scalar::Int64) {
-            let (bytes, rest) = key.split_first_chunk::<8>()?;
-            key = rest;
-            let number = Moment::from_ordered(*bytes).0;
-            return Some(if part.value_type.of == Scalar::Int32 {
-                Value::Int32(i32::try_from(number).ok()?)
-            } else {
-                Value::Int64(number)
-            });
-        }
-        let (length, rest) = key.split_first_chunk::<2>()?;
-        let (bytes, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-        key = rest;
-        Some(if part.value_type.of == Scalar::String {
-            Value::String(String::from_utf8(bytes.to_vec()).ok()?)
-        } else {
-            Value::Bytes(bytes.to_vec())
-        })
+    let damaged = || FeaturesError::Damaged("its key is cut off, or of other types");
+    let values = of.iter().map(|part| take(part.value_type.of, &mut key)).collect::<Option<Vec<_>>>();
+    values.filter(|_| key.is_empty()).ok_or_else(damaged)
+}
+
+fn take(of: Scalar, key: &mut &[u8]) -> Option<Value> {
+    let (tag, rest) = key.split_first()?;
+    let wanted = match of {
+        Scalar::Int32 | Scalar::Int64 => NUMBER,
+        Scalar::String => TEXT,
+        _ => BYTES,
     };
-    of.iter().map(|it| part(it).ok_or_else(damaged)).collect()
+    if *tag != wanted {
+        return None;
+    }
+    if wanted == NUMBER {
+        let (bytes, rest) = rest.split_first_chunk::<8>()?;
+        *key = rest;
+        let number = Moment::from_ordered(*bytes).0;
+        return if of == Scalar::Int32 {
+            i32::try_from(number).ok().map(Value::Int32)
+        } else {
+            Some(Value::Int64(number))
+        };
+    }
+    let (length, rest) = rest.split_first_chunk::<2>()?;
+    let (bytes, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    *key = rest;
+    if wanted == TEXT {
+        String::from_utf8(bytes.to_vec()).ok().map(Value::String)
+    } else {
+        Some(Value::Bytes(bytes.to_vec()))
+    }
 }
 
 #[cfg(test)]
@@ -103,6 +122,9 @@ mod tests {
             prop_assert_eq!(key(&a) == key(&b), a == b);
             let of = [Scalar::String, Scalar::Int64, Scalar::Bytes, Scalar::Int32].map(part);
             let read = parts(&of, &key(&a)).unwrap();
+            prop_assert!(parts(&of[..3], &key(&a)).is_err(), "a key of more parts");
+            let others = [Scalar::Bytes, Scalar::Int64, Scalar::Bytes, Scalar::Int32].map(part);
+            prop_assert!(parts(&others, &key(&a)).is_err(), "a key of other types");
             prop_assert_eq!(read, vec![Value::String(a.0), Value::Int64(a.1), Value::Bytes(a.2), Value::Int32(a.3)]);
         }
     }

@@ -140,11 +140,12 @@ impl Features {
             return Err(FeaturesError::TooMany { what: "values", count: values, most: SERVE_VALUES_MAX });
         }
         let at = self.0.now();
-        let (keys, lookups) = lookups(&selection, &request.columns, rows)?;
-        let found = self.0.online.read(&keys).await?;
-        let asked = Unfilled { selection: Arc::clone(&selection), lookups, found, at, rows, columns: request.columns };
-        let filled = self.0.pool.run_unless(values <= SMALL_VALUES, move || asked.fill()).await;
-        let filled = filled.map_err(|_| FeaturesError::Busy("too much waits to be computed"))??;
+        let small = values <= SMALL_VALUES;
+        let busy = |_| FeaturesError::Busy("too much waits to be computed");
+        let (of, columns) = (Arc::clone(&selection), request.columns);
+        let asked = self.0.pool.run_unless(small, move || Looked::up(of, columns, rows)).await.map_err(busy)??;
+        let found = self.0.online.read(&asked.keys).await?;
+        let filled = self.0.pool.run_unless(small, move || asked.fill(&found, at)).await.map_err(busy)??;
         self.0.failed.fetch_add(filled.failed, Ordering::Relaxed);
         let response =
             OnlineResponse { service, names, rows, at, selection, cells: filled.cells, events: filled.events };
@@ -184,6 +185,26 @@ fn count(columns: &BTreeMap<String, Vec<Value>>) -> Result<usize, FeaturesError>
         return Err(FeaturesError::TooMany { what: "rows", count: rows, most: SERVE_ROWS_MAX });
     }
     Ok(rows)
+}
+
+/// What is to be read, and what each row is for.
+struct Looked {
+    selection: Arc<Selection>,
+    keys: Vec<Vec<u8>>,
+    lookups: Vec<Lookup>,
+    rows: usize,
+    columns: BTreeMap<String, Vec<Value>>,
+}
+
+impl Looked {
+    fn up(
+        selection: Arc<Selection>,
+        columns: BTreeMap<String, Vec<Value>>,
+        rows: usize,
+    ) -> Result<Looked, FeaturesError> {
+        let (keys, lookups) = lookups(&selection, &columns, rows)?;
+        Ok(Looked { selection, keys, lookups, rows, columns })
+    }
 }
 
 /// The keys to read, and what each is for.
@@ -240,16 +261,6 @@ fn storage_key(
     Ok(Some(bytes))
 }
 
-/// What was read, before it is looked into.
-struct Unfilled {
-    selection: Arc<Selection>,
-    lookups: Vec<Lookup>,
-    found: Vec<Option<Vec<u8>>>,
-    at: Moment,
-    rows: usize,
-    columns: BTreeMap<String, Vec<Value>>,
-}
-
 struct Filled {
     cells: Vec<(Value, Status)>,
     events: Vec<Option<Moment>>,
@@ -257,16 +268,17 @@ struct Filled {
     columns: BTreeMap<String, Vec<Value>>,
 }
 
-impl Unfilled {
-    fn fill(self) -> Result<Filled, FeaturesError> {
+impl Looked {
+    /// Looks into what was read.
+    fn fill(self, found: &[Option<Vec<u8>>], at: Moment) -> Result<Filled, FeaturesError> {
         let selection = &self.selection;
         let slots = selection.slots;
         let mut cells = vec![(Value::Null, Status::NotFound); self.rows * slots];
         let mut events = vec![None; self.rows * selection.views.len()];
-        for (lookup, bytes) in self.lookups.iter().zip(&self.found) {
+        for (lookup, bytes) in self.lookups.iter().zip(found) {
             let Some(bytes) = bytes else { continue };
             let cells = &mut cells[lookup.row * slots..][..slots];
-            let event = fill(&selection.views[lookup.view], bytes, self.at, cells)?;
+            let event = fill(&selection.views[lookup.view], bytes, at, cells)?;
             events[lookup.row * selection.views.len() + lookup.view] = event;
         }
         let mut failed = 0;
