@@ -7,6 +7,7 @@ mod materialising;
 mod never;
 mod pushing;
 mod serving;
+mod stores;
 #[path = "../support/mod.rs"]
 mod support;
 mod valkey;
@@ -23,7 +24,7 @@ pub(crate) struct Ground {
     folder: tempfile::TempDir,
     pub(crate) hand: Hand,
     pub(crate) online: Option<Arc<dyn OnlineStore>>,
-    url: Option<String>,
+    pub(crate) url: Option<String>,
 }
 
 impl Ground {
@@ -100,5 +101,7 @@ contract! {
     materialising::later_rows_of_a_file_are_read_when_their_time_comes,
     materialising::a_changed_file_is_read_again,
     materialising::rows_that_were_pushed_offline_alone_are_materialised,
+    stores::foreign_bytes_are_refused_and_overwritten,
+    stores::many_rows_are_read_at_once_and_in_order,
     never::nothing_expired_or_to_come_is_served_online_or_offline,
 }
