@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::record_batch::RecordBatch;
 use futures::StreamExt;
@@ -68,22 +68,34 @@ impl Inside {
         let (room, runtime) = (self.room(), tokio::runtime::Handle::current());
         let join = Join { selection, names, timestamp, rows, room, runtime };
         let (batches, made) = mpsc::channel(AHEAD);
-        let inside = Arc::clone(self);
+        let whole = Arc::new(AtomicBool::new(false));
+        let (inside, ended) = (Arc::clone(self), Arc::clone(&whole));
         let work = move || {
-            let send = batches.clone();
-            let run = || join.run(entities, &mut |batch| send.blocking_send(Ok(batch)).is_ok());
-            // A file may make its reader panic. Without a word the stream would end as if it were whole.
-            let joined = catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(FeaturesError::Broken));
+            // Whoever asked may have left, or take nothing more while the server stops.
+            let mut send = |batch| {
+                let sent = async {
+                    tokio::select! {
+                        sent = batches.send(batch) => sent.is_ok(),
+                        () = inside.closing() => false,
+                    }
+                };
+                join.runtime.block_on(sent)
+            };
+            let run = AssertUnwindSafe(|| join.run(entities, &mut |batch| send(Ok(batch))));
+            // A file may make its reader panic.
+            let joined = catch_unwind(run).unwrap_or(Err(FeaturesError::Broken));
             drop(turn);
             match joined {
-                Ok(failed) => drop(inside.failed.fetch_add(failed, Ordering::Relaxed)),
-                // Whoever asked may have left.
-                Err(error) => drop(batches.blocking_send(Err(error))),
+                Ok(Some(failed)) => {
+                    inside.failed.fetch_add(failed, Ordering::Relaxed);
+                    ended.store(true, Ordering::Release);
+                }
+                Ok(None) => {}
+                Err(error) => ended.store(send(Err(error)), Ordering::Release),
             }
         };
         self.tasks().spawn_blocking(work);
-        let next = |mut made: mpsc::Receiver<_>| async move { made.recv().await.map(|batch| (batch, made)) };
-        Ok(futures::stream::unfold(made, next).boxed())
+        Ok(futures::stream::unfold(Some((made, whole)), next).boxed())
     }
 
     /// All rows of a view as of now: the journal first, then the files, so that what is written to a file in between is
@@ -93,5 +105,17 @@ impl Inside {
         let mut files = files::of_source(view, self.places.as_ref()).await?;
         files.extend(files::of_parts(view, &self.offline, &self.prefix).await?);
         Rows::new(Arc::clone(view), files, journal, self.identity)
+    }
+}
+
+type Made = (mpsc::Receiver<Result<RecordBatch, FeaturesError>>, Arc<AtomicBool>);
+
+/// The next batch. A stream that ends before all is joined ends with an error, or it would pass for whole.
+async fn next(made: Option<Made>) -> Option<(Result<RecordBatch, FeaturesError>, Option<Made>)> {
+    let (mut batches, whole) = made?;
+    match batches.recv().await {
+        Some(batch) => Some((batch, Some((batches, whole)))),
+        None if whole.load(Ordering::Acquire) => None,
+        None => Some((Err(FeaturesError::Closed), None)),
     }
 }

@@ -65,5 +65,5 @@ pub use push::{PUSH_ROWS_MAX, PushTo, Pushed};
 pub use replay::{Difference, Replayed, Skew};
 pub use serve::{Asked, OnlineRequest, OnlineResponse, SERVE_ROWS_MAX, SERVE_VALUES_MAX, Status};
 pub use statistics::{FeatureStatistics, Numbers, TOP_VALUES, TopValues};
-pub use store::{Counts, Features, FlushRule, Options};
+pub use store::{Counts, Features, FlushRule, Options, offline_folder};
 pub use value::Value;

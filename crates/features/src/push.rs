@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use arrow::array::ArrayRef;
 use arrow::record_batch::RecordBatch;
 use halny_types::project::features::{FeatureType, Scalar};
-use redb::WriteTransaction;
+use redb::{ReadableTableMetadata, WriteTransaction};
 
 use crate::columns::Column;
 use crate::local::{JOURNAL, TO_COME, join, numbers};
@@ -20,6 +20,8 @@ use crate::{Features, FeaturesError, Moment, Value, View, key};
 pub const PUSH_ROWS_MAX: usize = 100_000;
 /// Rows that wait for the offline store at most: beyond it, it does not work, and more are refused.
 const JOURNAL_ROWS_MAX: u64 = 5_000_000;
+/// Rows whose time is to come at most.
+const TO_COME_ROWS_MAX: u64 = 1_000_000;
 const DAY: i64 = 24 * 3_600 * SECOND;
 
 /// Where pushed rows go.
@@ -119,6 +121,9 @@ impl Inside {
                 put if online => kept.puts.push(put),
                 _ => {}
             }
+        }
+        if !kept.to_come.is_empty() && self.local.read()?.open_table(TO_COME)?.len()? > TO_COME_ROWS_MAX {
+            return Err(FeaturesError::Busy("too many rows wait for their time to come"));
         }
         let (to_come, journalled) = (kept.to_come.len(), kept.journal.len() as u64);
         let puts = if self.embedded { Vec::new() } else { std::mem::take(&mut kept.puts) };

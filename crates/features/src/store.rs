@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use halny_cpu_pool::CpuPool;
 use halny_types::ByteSize;
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ pub struct Options {
     pub folder: PathBuf,
     /// The store of the newest values; nothing for the embedded one, in `folder`.
     pub online: Option<Arc<dyn OnlineStore>>,
-    /// Where rows are kept for ever.
+    /// Where rows are kept for ever. What it has answered has to be on disk: for a folder that is [`offline_folder`].
     pub offline: Arc<dyn ObjectStore>,
     /// Under which prefix.
     pub prefix: Path,
@@ -48,6 +49,15 @@ pub struct Options {
     pub flush: FlushRule,
     /// What tells the time.
     pub clock: Clock,
+}
+
+/// An offline store in a folder, which is made when it is not there. What it answers is on disk.
+///
+/// # Errors
+/// When the folder cannot be made.
+pub fn offline_folder(folder: &std::path::Path) -> Result<Arc<dyn ObjectStore>, FeaturesError> {
+    std::fs::create_dir_all(folder)?;
+    Ok(Arc::new(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true)))
 }
 
 /// When pushed rows and logged vectors are written to Parquet files.
@@ -232,6 +242,11 @@ impl Inside {
         let turn = Arc::clone(&self.heavy).acquire_owned().await.map_err(|_| FeaturesError::Closed);
         drop(waiting);
         turn
+    }
+
+    /// Waits until the features are closed.
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
     }
 
     /// The task that owns work which outlives its request for a moment.

@@ -138,3 +138,25 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn a_join_that_nobody_takes_keeps_nobody_from_closing_and_does_not_pass_for_whole() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let features = open(folder.path(), TOML, &Hand::at(NOW), None).await;
+        write_parquet(&parquet(folder.path()), &whole(&features));
+        let times = vec![NOW; 100_000];
+        let entities = rows(&features, "v", json!({ "user": vec!["a"; times.len()], "event_timestamp": times }));
+        let request = HistoricalRequest {
+            asked: asked(&["v"]),
+            entities: futures::stream::iter([Ok(entities)]).boxed(),
+            timestamp: "event_timestamp".to_owned(),
+            full_feature_names: false,
+        };
+        let mut batches = features.historical(request).await.unwrap();
+        let first = batches.next().await.unwrap().unwrap().num_rows();
+        features.close().await;
+        let rest: Vec<Result<RecordBatch, _>> = batches.collect().await;
+        assert!(first < times.len() && rest.last().unwrap().is_err());
+    });
+}

@@ -61,7 +61,7 @@ struct Entities {
 
 impl Join {
     /// Joins, and gives batches to `sink` until that says false: the entity rows in their order, with all their columns
-    /// and then those of the features. Gives how many computed values failed. Blocks: it is for threads that may.
+    /// and then those of the features. Gives how many computed values failed, or nothing when `sink` ended it. Blocks: it is for threads that may.
     ///
     /// # Errors
     /// When the entity rows lack a column or have one of a wrong type, or something cannot be read or written.
@@ -69,8 +69,8 @@ impl Join {
         &self,
         entities: BoxStream<'static, Result<RecordBatch, FeaturesError>>,
         sink: &mut dyn FnMut(RecordBatch) -> bool,
-    ) -> Result<u64, FeaturesError> {
-        let Some(entities) = self.keep(entities)? else { return Ok(0) };
+    ) -> Result<Option<u64>, FeaturesError> {
+        let Some(entities) = self.keep(entities)? else { return Ok(Some(0)) };
         let mut found = Vec::with_capacity(self.rows.len());
         for (picked, rows) in self.selection.views.iter().zip(&self.rows) {
             found.push(Found { sorted: self.view(picked, rows, &entities)?, next: Record::default(), is_next: false });
@@ -206,7 +206,7 @@ impl Join {
         entities: &Entities,
         mut found: Vec<Found>,
         sink: &mut dyn FnMut(RecordBatch) -> bool,
-    ) -> Result<u64, FeaturesError> {
+    ) -> Result<Option<u64>, FeaturesError> {
         let schema = self.schema(&entities.schema);
         let (mut first, mut failed) = (0u64, 0);
         for batch in entities.batches()? {
@@ -231,10 +231,10 @@ impl Join {
                 columns.push(build(output.value_type, values));
             }
             if !sink(RecordBatch::try_new(Arc::clone(&schema), columns)?) {
-                break;
+                return Ok(None);
             }
         }
-        Ok(failed)
+        Ok(Some(failed))
     }
 
     /// The columns of the answer.

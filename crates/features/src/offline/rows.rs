@@ -28,16 +28,19 @@ impl Rows {
         identity: u64,
     ) -> Result<Rows, FeaturesError> {
         let table = journal.open_table(JOURNAL)?;
-        let first = match table.range((view.name.as_str(), 0)..=(view.name.as_str(), u64::MAX))?.next() {
-            Some(entry) => Some(entry?.0.value().1),
-            None => None,
-        };
-        drop(table);
-        let made_of_it = |file: &RowFile| {
+        let mut kept = Vec::with_capacity(files.len());
+        for file in files {
             let name = file.own.then(|| PartName::read(&file.meta.location)).flatten();
-            first.is_some_and(|first| name.is_some_and(|name| name.identity == identity && name.first == first))
-        };
-        let files = files.into_iter().filter(|file| !made_of_it(file)).collect();
+            let made_of_it = match name.filter(|name| name.identity == identity) {
+                Some(name) => table.get((view.name.as_str(), name.first))?.is_some(),
+                None => false,
+            };
+            if !made_of_it {
+                kept.push(file);
+            }
+        }
+        drop(table);
+        let files = kept;
         Ok(Rows { view, files, journal })
     }
 

@@ -14,11 +14,10 @@ use halny_cpu_pool::CpuPool;
 use halny_features::online::OnlineStore;
 use halny_features::{
     Asked, Clock, Definitions, Features, FlushRule, Folders, HistoricalRequest, Moment, OnlineRequest, OnlineResponse,
-    Options, Value,
+    Options, Value, offline_folder,
 };
 use halny_types::ByteSize;
 use halny_types::project::check;
-use object_store::local::LocalFileSystem;
 use serde_json::{Map, Value as Json, json};
 
 /// Seconds since 1970.
@@ -63,12 +62,10 @@ pub(crate) async fn try_open(
     online: Option<Arc<dyn OnlineStore>>,
     join_memory: ByteSize,
 ) -> Result<Features, halny_features::FeaturesError> {
-    let offline = folder.join("offline");
-    std::fs::create_dir_all(&offline).unwrap();
     let options = Options {
         folder: folder.join("own"),
         online,
-        offline: Arc::new(LocalFileSystem::new_with_prefix(offline).unwrap()),
+        offline: offline_folder(&folder.join("offline")).unwrap(),
         prefix: object_store::path::Path::from("features"),
         places: Arc::new(Folders(folder.to_owned())),
         pool: CpuPool::new(NonZeroUsize::new(1).unwrap(), 64).unwrap(),
