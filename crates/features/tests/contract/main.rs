@@ -103,5 +103,7 @@ contract! {
     materialising::rows_that_were_pushed_offline_alone_are_materialised,
     stores::foreign_bytes_are_refused_and_overwritten,
     stores::many_rows_are_read_at_once_and_in_order,
+    stores::the_fence_survives_a_server_that_forgets,
+    stores::what_was_journalled_is_served_when_opened_again,
     never::nothing_expired_or_to_come_is_served_online_or_offline,
 }

@@ -37,9 +37,59 @@ pub(crate) async fn foreign_bytes_are_refused_and_overwritten(ground: Ground) {
 
 /// Takes everything out of the server.
 async fn clear(ground: &Ground) {
+    tell(ground, redis::cmd("FLUSHALL")).await;
+}
+
+async fn tell(ground: &Ground, command: redis::Cmd) {
     let client = redis::Client::open(ground.url.as_deref().unwrap()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    redis::cmd("FLUSHALL").query_async::<()>(&mut connection).await.unwrap();
+    command.query_async::<()>(&mut connection).await.unwrap();
+}
+
+/// As after it was started anew, the server knows no script; the fence is there again with the next write.
+pub(crate) async fn the_fence_survives_a_server_that_forgets(ground: Ground) {
+    let features = ground.open(USERS).await;
+    for (event, count, served) in [(NOW - 5, 1, 1), (NOW - 6, 2, 0), (NOW - 4, 3, 1)] {
+        if ground.online.is_some() {
+            let mut command = redis::cmd("SCRIPT");
+            command.arg("FLUSH");
+            tell(&ground, command).await;
+        }
+        let columns = json!({ "user_id": ["a"], "event_timestamp": [event], "count": [count], "last": ["x"] });
+        let pushed = features.push("clicks", &rows(&features, "clicks", columns), PushTo::Online).await.unwrap();
+        assert_eq!(pushed.served, served);
+    }
+    let response = online(&features, asked(&["clicks:count"]), &[("user_id", texts(&["a"]))]).await;
+    assert_eq!(shown(&response), json!([[3]]));
+    features.close().await;
+}
+
+/// What was journalled and kept from being served, as by a crash, is served when opened again.
+pub(crate) async fn what_was_journalled_is_served_when_opened_again(ground: Ground) {
+    let features = ground.open(USERS).await;
+    let columns =
+        json!({ "user_id": ["a", "b"], "event_timestamp": [NOW, NOW + 5], "count": [1, 2], "last": ["x", "y"] });
+    features.push("clicks", &rows(&features, "clicks", columns), PushTo::OnlineAndOffline).await.unwrap();
+    let columns = json!({ "user_id": ["c"], "event_timestamp": [NOW], "count": [3], "last": ["z"] });
+    features.push("clicks", &rows(&features, "clicks", columns), PushTo::Offline).await.unwrap();
+    // A folder as a crash leaves it: with its journal.
+    let left = tempfile::tempdir().unwrap();
+    std::fs::create_dir(left.path().join("own")).unwrap();
+    std::fs::copy(ground.folder().join("own/features.redb"), left.path().join("own/features.redb")).unwrap();
+    features.close().await;
+    if ground.online.is_some() {
+        clear(&ground).await;
+    }
+    let features = crate::support::open(left.path(), USERS, &ground.hand, ground.online.clone()).await;
+    assert_eq!(features.counts().journalled, 3);
+    let keys = [("user_id", texts(&["a", "b", "c"]))];
+    let response = online(&features, asked(&["clicks:count"]), &keys).await;
+    assert_eq!(shown(&response), json!([[1], ["NOT_FOUND"], ["NOT_FOUND"]]));
+    ground.hand.set(NOW + 5);
+    features.tick().await.unwrap();
+    let response = online(&features, asked(&["clicks:count"]), &keys).await;
+    assert_eq!(shown(&response), json!([[1], [2], ["NOT_FOUND"]]), "what is for training alone is not served");
+    features.close().await;
 }
 
 /// Many keys in one read, some of them there.

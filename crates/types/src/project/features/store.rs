@@ -60,6 +60,15 @@ impl Default for Features {
     }
 }
 
+impl Features {
+    /// Where rows are kept for ever: what the file says, or the folder `offline` below this server's own.
+    #[must_use]
+    pub fn offline_place(&self) -> String {
+        let default = || self.folder.join("offline").to_string_lossy().into_owned();
+        self.offline.clone().unwrap_or_else(default)
+    }
+}
+
 /// What [`Features::join_memory`] may be. Below 8 MiB a join of many views does little but read and write files.
 pub const JOIN_MEMORY_RANGE: RangeInclusive<ByteSize> = ByteSize::mib(8)..=ByteSize::gib(1_024);
 
