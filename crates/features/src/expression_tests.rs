@@ -99,3 +99,72 @@ fn texts_and_lists_that_are_too_long_are_not_evaluated() {
     assert_eq!(evaluate("size(v.sizes)", Scalar::Int64, long.clone()), Err(Failed));
     assert_eq!(evaluate("size(v.tags)", Scalar::Int64, long), Ok(Value::Int64(2)), "what is not read does not matter");
 }
+
+mod by_chance {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    const PARTS: [&str; 40] = [
+        "v.count",
+        "v.price",
+        "v.name",
+        "v.tags",
+        "v.sizes",
+        "x",
+        "1",
+        "2.5",
+        "'a'",
+        "b'c'",
+        "null",
+        "true",
+        "[",
+        "]",
+        "(",
+        ")",
+        "{",
+        "}",
+        "+",
+        "-",
+        "*",
+        "/",
+        "%",
+        "==",
+        "<",
+        "&&",
+        "||",
+        "!",
+        "?",
+        ":",
+        ",",
+        ".",
+        " in ",
+        "size(",
+        ".map(x, ",
+        ".filter(x, ",
+        ".all(x, ",
+        "has(",
+        "int(",
+        "double(",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_text_is_compiled_or_refused(text in "\\PC{0,60}") {
+            let _ = compile(&text, FeatureType::one(Scalar::Int64));
+        }
+
+        #[test]
+        fn whatever_compiles_is_computed_or_fails(parts in prop::collection::vec(select(PARTS.to_vec()), 1..14), of in select(Scalar::ALL.to_vec())) {
+            if let Ok(expression) = compile(&parts.concat(), FeatureType::one(of)) {
+                for values in [values(), Default::default()] {
+                    if let Ok(value) = expression.evaluate(&values.iter().collect::<Vec<_>>()) {
+                        prop_assert!(value.is_of(FeatureType::one(of)), "{:?} of {}", value, parts.concat());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -72,7 +72,7 @@ impl Inside {
         let (inside, ended) = (Arc::clone(self), Arc::clone(&whole));
         let work = move || {
             // Whoever asked may have left, or take nothing more while the server stops.
-            let mut send = |batch| {
+            let send = |batch| {
                 let sent = async {
                     tokio::select! {
                         sent = batches.send(batch) => sent.is_ok(),

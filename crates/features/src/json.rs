@@ -1,5 +1,6 @@
 //! Rows in JSON, as pushes bring them: columns by name.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
@@ -12,7 +13,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::columns::{build, data_type};
 use crate::offline::parts::{CREATED, EVENT};
-use crate::{Features, FeaturesError, Moment, Value, View};
+use crate::{Asked, Features, FeaturesError, Moment, Value, View};
 
 impl Features {
     /// Rows of a view from columns of JSON. Moments are seconds since 1970, or texts such as `2026-01-02T03:04:05Z`; those
@@ -27,13 +28,7 @@ impl Features {
         let (mut fields, mut arrays) = (Vec::new(), Vec::new());
         for (name, column) in columns {
             let of = value_type(view, name);
-            let wrong = || FeaturesError::Type {
-                name: name.clone(),
-                expected: "a list with one value for each row".to_owned(),
-                is: "something else".to_owned(),
-            };
-            let values = column.as_array().ok_or_else(wrong)?.iter().map(|value| read(name, value, of));
-            let values: Vec<Value> = values.collect::<Result<_, _>>()?;
+            let values = read_column(name, column, of)?;
             fields.push(Field::new(name, data_type(of), true));
             arrays.push(build(of, values.iter()));
         }
@@ -43,6 +38,38 @@ impl Features {
         }
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
     }
+}
+
+impl Features {
+    /// The columns that a request needs, from columns of JSON: join keys, and fields of the request. Others are left out.
+    ///
+    /// # Errors
+    /// When something that is asked for is not there, or a value is of a wrong type. What is missing is told when it is
+    /// asked for.
+    pub fn columns_from_json(
+        &self,
+        asked: &Asked,
+        columns: &Map<String, Json>,
+    ) -> Result<BTreeMap<String, Vec<Value>>, FeaturesError> {
+        let (_, selection) = self.definitions().selection(asked)?;
+        let keys = selection.keys.iter().map(|part| (&part.name, part.value_type));
+        let fields = selection.fields.iter().map(|(name, of, _)| (name, *of));
+        let mut read_columns = BTreeMap::new();
+        for (name, of) in keys.chain(fields) {
+            let Some(column) = columns.get(name) else { continue };
+            read_columns.insert(name.clone(), read_column(name, column, of)?);
+        }
+        Ok(read_columns)
+    }
+}
+
+fn read_column(name: &str, column: &Json, of: FeatureType) -> Result<Vec<Value>, FeaturesError> {
+    let wrong = || FeaturesError::Type {
+        name: name.to_owned(),
+        expected: "a list with one value for each row".to_owned(),
+        is: "something else".to_owned(),
+    };
+    column.as_array().ok_or_else(wrong)?.iter().map(|value| read(name, value, of)).collect()
 }
 
 fn value_type(view: &View, name: &str) -> FeatureType {

@@ -174,6 +174,14 @@ pub(crate) async fn computed_features_read_views_and_the_request(ground: Ground)
         ("shown", vec![Value::Int64(4), Value::Int64(4), Value::Int64(4), Value::Null]),
     ];
     let response = online(&features, asked(&["rates:rate", "rates:known"]), &keys).await;
+    let (asked_for, json) = (asked(&["rates"]), object(json!({ "user_id": ["a"], "shown": [4], "more": [1] })));
+    let read = features.columns_from_json(&asked_for, &json).unwrap();
+    assert_eq!(
+        read.into_iter().collect::<Vec<_>>(),
+        [("shown".to_owned(), vec![Value::Int64(4)]), ("user_id".to_owned(), texts(&["a"])),]
+    );
+    let error = features.columns_from_json(&asked_for, &object(json!({ "shown": [4.5] }))).unwrap_err().to_string();
+    assert_eq!(error, "\"shown\" holds a number that it cannot hold where int64 is expected");
     let none = "NULL_VALUE";
     assert_eq!(shown(&response), json!([[0.75, true], [none, false], [none, false], [none, true]]));
     assert_eq!(features.counts().on_demand_failed, 3);
