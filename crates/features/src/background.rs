@@ -1,5 +1,5 @@
-//! What is done without being asked: rows whose time has come are served, pushed rows are written to Parquet, what does not
-//! hold any more is removed; and what is done once, when features are opened after a crash.
+//! What is done without being asked: rows whose time has come are served, pushed rows are written to Parquet, what does
+//! not hold any more is removed; and what is done once, when features are opened after a crash.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -188,7 +188,7 @@ impl Inside {
         }
     }
 
-    /// Ends what a crash may have left undone: rows that are in a part are forgotten, rows that are journalled are served.
+    /// Ends what a crash may have left undone: rows that are in a part are forgotten, those in the journal are served.
     pub(crate) async fn recover(&self) -> Result<(), FeaturesError> {
         let journalled = self.local.read()?.open_table(JOURNAL)?.len()?;
         self.journalled.store(journalled, Ordering::Relaxed);

@@ -258,7 +258,7 @@ impl View {
         })?;
         let keys = view.entities.iter().map(|entity| keys.get(entity.as_str()).cloned()).collect::<Option<Vec<_>>>();
         let keys = keys.ok_or_else(|| ("one of its entities is not declared".to_owned(), "declare it".to_owned()))?;
-        // What the definition says in a debug build's words: any change of it makes files worth reading again.
+        // Should a release word this otherwise, files are read once more, which does no harm.
         let fingerprint = crc32fast::hash(format!("{keys:?} {features:?} {:?}", view.source.batch).as_bytes());
         Ok(View {
             name: view.name.clone(),
