@@ -129,6 +129,10 @@ name! {
     RouteName
 }
 name! {
+    /// The name of a feature service.
+    ServiceName
+}
+name! {
     /// Who a request belongs to.
     TenantId
 }

@@ -72,6 +72,34 @@ text = "${joined.text}"
 names = ["${hits.points[*].payload.name}", { near = "${request.near}", one = 1 }]
 "#;
 
+/// Features that need no models.
+const FEATURES: &str = r#"
+[features]
+engine = "redis"
+url = "redis://cache:6379"
+[[entities]]
+name = "user"
+join_key = "user_id"
+description = "Who."
+[[feature_views]]
+name = "clicks"
+entities = ["user"]
+ttl_s = 60
+features = [{ name = "count", type = "int64" }, { name = "tags", type = "list<string>", description = "What." }]
+source = { push = true, batch = { path = "clicks", created = "made", mapping = { n = "count" } } }
+tags = { owner = "me" }
+[[on_demand_views]]
+name = "rates"
+sources = ["clicks"]
+request = { shown = "float64" }
+features = [{ name = "rate", type = "float64", expression = "double(clicks.count) / request.shown" }]
+[[feature_services]]
+name = "rank"
+version = 7
+features = ["clicks:count", "rates"]
+log_sample = 0.25
+"#;
+
 fn count() -> impl Strategy<Value = CpuThreads> {
     prop_oneof![Just(CpuThreads::Auto), (1_usize..=64).prop_map(CpuThreads::Count)]
 }
@@ -255,12 +283,14 @@ prop_compose! {
         warm in (0u64..4_096).prop_map(ByteSize::mib),
         mut models in prop::collection::vec(model(), 0..5),
         routed: bool,
+        featured: bool,
     ) -> Project {
         let routes = if routed { check(ROUTE).unwrap().project.routes } else { Vec::new() };
+        let featured = check(if featured { FEATURES } else { "" }).unwrap().project;
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
         let vectors = Vectors { warm, ..vectors };
-        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors, models, routes }
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors, models, routes, ..featured }
     }
 }
 
@@ -336,7 +366,7 @@ proptest! {
             "", "=", "[", "]", "{", "\"", "\n", "9", "x", "\u{1}", "-", ".", "ü", "[[models]]\n", "inf", "1979-05-27",
         ])), 1..4),
     ) {
-        let mut chars: Vec<char> = VALID.chars().chain(ROUTE.chars()).collect();
+        let mut chars: Vec<char> = VALID.chars().chain(ROUTE.chars()).chain(FEATURES.chars()).collect();
         for (at, removed, inserted) in cuts {
             let at = at.index(chars.len());
             let end = (at + removed).min(chars.len());

@@ -94,6 +94,16 @@ pub fn check(text: &str) -> Result<Checked, Vec<Problem>> {
     Ok(Checked { project, warnings })
 }
 
+/// A problem that somebody else found in a file that [`check`] lets pass, at the place that the JSON pointer names: an
+/// expression that does not compile, as only its compiler knows.
+#[must_use]
+pub fn problem_at(text: &str, pointer: &str, wrong: String, right: String) -> Problem {
+    let (root, _) = DeTable::parse_recoverable(text);
+    let place = place(root.get_ref(), pointer, Anchor::Value);
+    let (line, column) = Lines::new(text).position(place.offset);
+    Problem { line, column, at: place.path, wrong, right }
+}
+
 /// The document as a [`Project`]. The schema is made from the same types, so serde refuses nothing
 /// here that it let pass; should it ever, that is a problem with a line too.
 fn read(root: Spanned<DeTable<'_>>, lines: &Lines<'_>) -> Result<Project, Problem> {

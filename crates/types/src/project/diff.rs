@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::features::Features;
 use super::{Model, Project, Server, Vectors};
 use crate::{ModelName, RouteName};
 
@@ -16,6 +17,8 @@ pub struct ProjectDiff {
     pub changed: Vec<ModelName>,
     /// Routes that are new, gone or differ, in the order of the new file and then of the old.
     pub routes: Vec<RouteName>,
+    /// Whether entities, views or services differ.
+    pub features: bool,
     /// Settings outside the models that apply at once, such as `server.max_body`.
     pub live: Vec<&'static str>,
     /// Settings that only a restart applies: what is bound, started or loaded once in a process.
@@ -66,6 +69,13 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     if (Vectors { warm: new.vectors.warm, ..old.vectors.clone() }) != new.vectors {
         diff.restart.push("vectors");
     }
+    if (Features { join_memory: new.features.join_memory, ..old.features.clone() }) != new.features {
+        diff.restart.push("features");
+    }
+    let definitions = |of: &'_ Project| {
+        (of.entities.clone(), of.feature_views.clone(), of.on_demand_views.clone(), of.feature_services.clone())
+    };
+    diff.features = definitions(old) != definitions(new) || old.features.join_memory != new.features.join_memory;
     diff
 }
 

@@ -11,6 +11,7 @@
 mod address;
 mod check;
 mod diff;
+pub mod features;
 pub mod generate;
 mod json;
 mod locate;
@@ -23,7 +24,7 @@ mod shape;
 mod source;
 mod vectors;
 
-pub use check::{Checked, FILE_BYTES_MAX, PROBLEMS_MAX, Problem, check};
+pub use check::{Checked, FILE_BYTES_MAX, PROBLEMS_MAX, Problem, check, problem_at};
 pub use diff::{ProjectDiff, diff};
 pub use generate::{Adapter, CellFormat, GenerateOptions, GenerateProfile};
 pub use model::{

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::features::{Entity, FeatureService, FeatureView, Features, OnDemandView};
 use super::generate::{GENERATE_DEADLINE_MS, GenerateOptions, GenerateProfile};
 use super::routes::Route;
 use super::vectors::Vectors;
@@ -41,6 +42,20 @@ pub struct Project {
     /// The models that are served.
     #[schemars(length(max = 1_024))]
     pub models: Vec<Model>,
+    /// Where the values of features are kept.
+    pub features: Features,
+    /// What has features.
+    #[schemars(length(max = 256))]
+    pub entities: Vec<Entity>,
+    /// Features that are kept, by entity.
+    #[schemars(length(max = 512))]
+    pub feature_views: Vec<FeatureView>,
+    /// Features that are computed when they are asked for.
+    #[schemars(length(max = 512))]
+    pub on_demand_views: Vec<OnDemandView>,
+    /// Versioned lists of features, for models to be served with.
+    #[schemars(length(max = 512))]
+    pub feature_services: Vec<FeatureService>,
     /// Paths of the project's own, each answered by steps over its models and collections.
     #[schemars(length(max = 256))]
     pub routes: Vec<Route>,

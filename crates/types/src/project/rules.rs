@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::check::Found;
+use super::features::{self, Features, JOIN_MEMORY_RANGE};
 use super::generate::GenerateProfile;
 use super::model::{
     CpuThreads, DEADLINE_MS, MAX_BODIES_RANGE, MAX_BODY_RANGE, MAX_QUEUE_RANGE, Profile, Server, TaskKind,
@@ -27,6 +28,8 @@ const PROFILE_THREADS_MAX: usize = 4_096;
 static SERVER_DEFAULTS: LazyLock<Value> = LazyLock::new(|| serde_json::to_value(Server::default()).unwrap_or_default());
 static VECTORS_DEFAULTS: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(Vectors::default()).unwrap_or_default());
+static FEATURES_DEFAULTS: LazyLock<Value> =
+    LazyLock::new(|| serde_json::to_value(Features::default()).unwrap_or_default());
 static PROFILE_DEFAULTS: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(Profile::default()).unwrap_or_default());
 
@@ -39,6 +42,10 @@ pub(super) fn check(document: &Value, found: &mut Found) {
     let vectors = Table { value: document.get("vectors"), defaults: &VECTORS_DEFAULTS, pointer: "/vectors" };
     vectors.check_size("warm", &WARM_RANGE, found);
     vectors::check(document.get("vectors"), found);
+    let store = Table { value: document.get("features"), defaults: &FEATURES_DEFAULTS, pointer: "/features" };
+    store.check_size("join_memory", &JOIN_MEMORY_RANGE, found);
+    features::check_store(document.get("features"), found);
+    features::check(document, found);
     let models = items(document, "models");
     unique_names(models, "/models", "model", found);
     for (at, model) in models.iter().enumerate() {
@@ -53,6 +60,7 @@ pub(super) fn warn(document: &Value, found: &mut Found) {
         let right = "write a [[models]] table with name, source and task".to_owned();
         found.key("/models", "no model is declared, so nothing is served".to_owned(), right);
     }
+    features::warn(document, found);
     routes::warn(document, found);
 }
 

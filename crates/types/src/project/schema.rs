@@ -165,8 +165,9 @@ mod tests {
             }
         });
         assert_eq!(
-            tables, 23,
+            tables, 32,
             "project, server, onnxruntime, cache, vectors, model, text options, generate options, adapter, profile, its generate; \
+             features, entity, feature view, feature, source, batch source, on-demand view, its feature, feature service; \
              route, slo, field, step, its seven actions, message"
         );
     }

@@ -194,7 +194,7 @@ fn check_url(url: &str, engine: VectorEngine, schemes: &[&str], found: &mut Foun
 }
 
 /// A name that every shell can set.
-fn is_variable(name: &str) -> bool {
+pub(super) fn is_variable(name: &str) -> bool {
     !name.starts_with(|c: char| c.is_ascii_digit())
         && !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

@@ -86,7 +86,7 @@ fn is_name(text: &str) -> bool {
 }
 
 /// What is meant by a name that is not known, or which names there are.
-fn instead_of<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+pub(super) fn instead_of<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let mut known: Vec<&str> = known.into_iter().collect();
     known.sort_unstable();
     known.dedup();

@@ -1,0 +1,267 @@
+//! What is done without being asked: rows whose time has come are served, pushed rows are written to Parquet, what does
+//! not hold any more is removed; and what is done once, when features are opened after a crash.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
+use object_store::ObjectMeta;
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
+use tokio_util::sync::CancellationToken;
+
+use crate::local::{JOURNAL, TO_COME, split};
+use crate::offline::parts::{self, PartName, PartRow};
+use crate::online::{MayGo, Put, apply};
+use crate::packed::times;
+use crate::push::{put, until};
+use crate::store::Inside;
+use crate::{Features, FeaturesError, Moment, View, key};
+
+/// How late a row may be served after its time has come.
+const TICK: Duration = Duration::from_secs(1);
+/// Rows that are looked at in one tick, to see whether they still hold.
+const SWEEP_ROWS: usize = 2_000;
+/// Rows of one part.
+const PART_ROWS: usize = 200_000;
+/// Rows that are served or forgotten in one transaction.
+const STEP_ROWS: usize = 5_000;
+
+/// Works until it is told to end.
+pub(crate) async fn run(inside: &Inside, closing: &CancellationToken) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut flush = tokio::time::interval_at(tokio::time::Instant::now() + inside.flush.every, inside.flush.every);
+    let mut after = None;
+    loop {
+        let done = tokio::select! {
+            () = closing.cancelled() => return,
+            _ = tick.tick() => inside.tick(&mut after).await,
+            _ = flush.tick() => inside.flush().await,
+            () = inside.flush_now.notified() => inside.flush().await,
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "the background of features; it goes on");
+        }
+    }
+}
+
+impl Features {
+    /// Writes all pushed rows and logged vectors to Parquet files.
+    ///
+    /// # Errors
+    /// When the offline store cannot be written to; they are kept.
+    pub async fn flush(&self) -> Result<(), FeaturesError> {
+        self.0.flush().await
+    }
+
+    /// Serves the rows whose time has come, and removes some of those that do not hold any more: what happens once a
+    /// second by itself.
+    ///
+    /// # Errors
+    /// When a store cannot be written to.
+    pub async fn tick(&self) -> Result<(), FeaturesError> {
+        self.0.tick(&mut None).await
+    }
+}
+
+/// A row whose time has come, and what it is called in the table.
+type Due = ((i64, u64), Put);
+
+impl Inside {
+    async fn tick(&self, after: &mut Option<Vec<u8>>) -> Result<(), FeaturesError> {
+        self.serve_due().await?;
+        let now = self.now();
+        let ttls: BTreeMap<Vec<u8>, i64> =
+            self.definitions.load().views().map(|view| (view.storage_key(&[]), view.ttl_micros)).collect();
+        // Rows of views that are not there are left: a project file may be wrong for an hour.
+        let may_go: MayGo = Arc::new(move |key, row| {
+            let view = key.iter().position(|byte| *byte == 0).and_then(|end| ttls.get(&key[..=end]));
+            let gone =
+                |(event, _): (Moment, Moment)| view.and_then(|ttl| until(event, *ttl)).is_some_and(|until| until < now);
+            times(row).is_some_and(gone)
+        });
+        let (removed, last) = self.online.sweep(after.take(), SWEEP_ROWS, may_go).await?;
+        if removed > 0 {
+            tracing::debug!(removed, "rows that do not hold any more");
+        }
+        *after = last;
+        Ok(())
+    }
+
+    /// Puts the rows whose time has come into the online store.
+    async fn serve_due(&self) -> Result<(), FeaturesError> {
+        let now = self.now();
+        loop {
+            let due = self.due(now)?;
+            if due.is_empty() {
+                return Ok(());
+            }
+            let (numbers, puts): (Vec<(i64, u64)>, Vec<Put>) = due.into_iter().unzip();
+            let embedded = self.embedded;
+            if !embedded {
+                self.online.write(puts.clone()).await?;
+            }
+            let done = move |transaction: &WriteTransaction| {
+                let mut to_come = transaction.open_table(TO_COME)?;
+                for number in numbers {
+                    to_come.remove(number)?;
+                }
+                if embedded {
+                    apply(transaction, &puts)?;
+                }
+                Ok(())
+            };
+            self.local.write(done).await?;
+        }
+    }
+
+    fn due(&self, now: Moment) -> Result<Vec<Due>, FeaturesError> {
+        let table = self.local.read()?.open_table(TO_COME)?;
+        let definitions = self.definitions.load();
+        let mut due = Vec::new();
+        for entry in table.range(..=(now.0, u64::MAX))?.take(STEP_ROWS) {
+            let (number, joined) = entry?;
+            let (key, row, _) = split(joined.value())?;
+            let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
+            let ttl = definitions.views().find(|view| view.name.as_bytes() == name).map_or(0, |view| view.ttl_micros);
+            let until = until(Moment(number.value().0), ttl);
+            due.push((number.value(), Put { key: key.to_vec(), row: row.to_vec(), until }));
+        }
+        Ok(due)
+    }
+
+    /// Writes what was pushed and logged to Parquet.
+    pub(crate) async fn flush(&self) -> Result<(), FeaturesError> {
+        let _one_at_a_time = self.flushing.lock().await;
+        let mut done = self.served.flush(self).await;
+        let views: Vec<_> = self.definitions.load().views().cloned().collect();
+        for view in views {
+            // What ails one view, such as keys that were of another type when its rows came, is not the others' fault.
+            done = done.and(self.flush_view(&view).await);
+        }
+        done
+    }
+
+    async fn flush_view(&self, view: &Arc<View>) -> Result<(), FeaturesError> {
+        while let Some((name, batch)) = self.next_part(view).await? {
+            parts::write(self.offline.as_ref(), &name.path(&self.prefix, &view.name), batch).await?;
+            self.forget(view.name.clone(), name).await?;
+        }
+        Ok(())
+    }
+
+    /// The next part of a view; nothing when no rows of it wait.
+    async fn next_part(&self, view: &Arc<View>) -> Result<Option<(PartName, RecordBatch)>, FeaturesError> {
+        let (journal, of, identity) = (self.local.read()?, Arc::clone(view), self.identity);
+        let made = tokio::task::spawn_blocking(move || {
+            let Some((name, rows)) = journalled_rows(&journal, &of, identity)? else { return Ok(None) };
+            Ok(Some((name, parts::batch(&of, &rows)?)))
+        });
+        made.await.map_err(|_| FeaturesError::Broken)?
+    }
+
+    /// Forgets the journal's rows that are in a part, some at a time, so that pushes do not wait behind it.
+    async fn forget(&self, view: String, part: PartName) -> Result<(), FeaturesError> {
+        loop {
+            let of = view.clone();
+            let some = move |transaction: &WriteTransaction| {
+                let mut journal = transaction.open_table(JOURNAL)?;
+                let range = (of.as_str(), part.first)..=(of.as_str(), part.last);
+                let numbers: Vec<u64> = {
+                    let entries = journal.range(range)?.take(STEP_ROWS);
+                    entries.map(|entry| Ok(entry?.0.value().1)).collect::<Result<_, FeaturesError>>()?
+                };
+                for number in &numbers {
+                    journal.remove((of.as_str(), *number))?;
+                }
+                Ok(numbers.len())
+            };
+            let forgotten = self.local.write(some).await?;
+            let less = |count: u64| Some(count.saturating_sub(forgotten as u64));
+            let _ = self.journalled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            if forgotten < STEP_ROWS {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Ends what a crash may have left undone: rows that are in a part are forgotten, those in the journal are served.
+    pub(crate) async fn recover(&self) -> Result<(), FeaturesError> {
+        let journalled = self.local.read()?.open_table(JOURNAL)?.len()?;
+        self.journalled.store(journalled, Ordering::Relaxed);
+        if journalled == 0 {
+            return Ok(());
+        }
+        let names: Vec<String> = self.definitions.load().views().map(|view| view.name.clone()).collect();
+        for view in names {
+            let folder = parts::folder(&self.prefix, &view);
+            let listed: Vec<ObjectMeta> = self.offline.list(Some(&folder)).try_collect().await?;
+            let own = listed.iter().filter_map(|meta| PartName::read(&meta.location));
+            let Some(first) = self.first_journalled(&view)? else { continue };
+            for part in own.filter(|part| part.identity == self.identity && part.last >= first) {
+                self.forget(view.clone(), part).await?;
+            }
+        }
+        if self.embedded { Ok(()) } else { self.serve_journalled().await }
+    }
+
+    fn first_journalled(&self, view: &str) -> Result<Option<u64>, FeaturesError> {
+        let table = self.local.read()?.open_table(JOURNAL)?;
+        let first = table.range((view, 0)..=(view, u64::MAX))?.next();
+        Ok(first.transpose()?.map(|(number, _)| number.value().1))
+    }
+
+    /// A row is journalled before it is served: what was journalled is served again, which the fence makes harmless.
+    async fn serve_journalled(&self) -> Result<(), FeaturesError> {
+        let now = self.now();
+        let views: Vec<_> = self.definitions.load().views().cloned().collect();
+        for view in views {
+            let mut from = 0;
+            loop {
+                let mut puts = Vec::new();
+                {
+                    let table = self.local.read()?.open_table(JOURNAL)?;
+                    let name = view.name.as_str();
+                    for entry in table.range((name, from)..=(name, u64::MAX))?.take(STEP_ROWS) {
+                        let (number, joined) = entry?;
+                        from = number.value().1 + 1;
+                        let (key, row, online) = split(joined.value())?;
+                        let event = times(row).map_or(Moment::MAX, |(event, _)| event);
+                        puts.push((online && event <= now, put(&view, key, row.to_vec(), event)));
+                    }
+                }
+                if puts.is_empty() {
+                    break;
+                }
+                let due = puts.into_iter().filter(|(due, _)| *due).map(|(_, put)| put).collect();
+                self.online.write(due).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows that come into the next part of a view, and its name; nothing when there are none.
+fn journalled_rows(
+    journal: &ReadTransaction,
+    view: &View,
+    identity: u64,
+) -> Result<Option<(PartName, Vec<PartRow>)>, FeaturesError> {
+    let table = journal.open_table(JOURNAL)?;
+    let mut rows = Vec::new();
+    let mut numbers: Option<(u64, u64)> = None;
+    for entry in table.range((view.name.as_str(), 0)..=(view.name.as_str(), u64::MAX))?.take(PART_ROWS) {
+        let (number, joined) = entry?;
+        let number = number.value().1;
+        numbers = Some((numbers.map_or(number, |(first, _)| first), number));
+        let (key, row, _) = split(joined.value())?;
+        let row = view.layout.open(row)?;
+        let keys = key::parts(&view.keys, key)?;
+        rows.push(PartRow { keys, event: row.event, created: row.created, values: row.values()? });
+    }
+    let name = numbers.map(|(first, last)| PartName { identity, first, last });
+    Ok(name.map(|name| (name, rows)))
+}
