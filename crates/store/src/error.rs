@@ -31,6 +31,9 @@ pub enum StoreError {
     /// The database said what it should not say.
     #[error("the metadata database refused a request; what it said is in the log")]
     Database,
+    /// A file is not there.
+    #[error("there is no file of that name; GET /v1/files lists those there are")]
+    NoFile,
     /// A blob is not there.
     #[error("there is no blob of that name")]
     NoBlob,
@@ -48,7 +51,7 @@ pub enum StoreError {
 impl Blame for StoreError {
     fn fault(&self) -> Fault {
         match self {
-            StoreError::NoBlob => Fault::Missing,
+            StoreError::NoFile | StoreError::NoBlob => Fault::Missing,
             StoreError::BlobExists => Fault::Conflict,
             StoreError::Unavailable | StoreError::Blobs => Fault::Overload,
             StoreError::Config(_) => Fault::Caller,

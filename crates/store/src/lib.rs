@@ -24,6 +24,7 @@ mod bell;
 pub mod blobs;
 pub mod database;
 pub mod error;
+pub mod files;
 mod migrations;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
@@ -33,3 +34,4 @@ pub use bell::Bell;
 pub use blobs::Blobs;
 pub use database::{Clock, Database, Dialect, Place, Write};
 pub use error::StoreError;
+pub use files::Files;

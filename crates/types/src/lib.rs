@@ -17,7 +17,9 @@ pub mod version;
 
 pub use context::{Priority, RequestContext, RequestId};
 pub use fault::{Blame, Fault};
-pub use name::{CollectionName, ModelName, NAME_BYTES_MAX, NameError, ProfileName, RouteName, ServiceName, TenantId};
+pub use name::{
+    CollectionName, ModelName, NAME_BYTES_MAX, NameError, ProfileName, QueueName, RouteName, ServiceName, TenantId,
+};
 pub use tick::Tick;
 pub use units::ByteSize;
 pub use version::ModelVersion;

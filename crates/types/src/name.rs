@@ -133,6 +133,10 @@ name! {
     ServiceName
 }
 name! {
+    /// The name of a queue of jobs, a schedule, a command or a webhook.
+    QueueName
+}
+name! {
     /// Who a request belongs to.
     TenantId
 }

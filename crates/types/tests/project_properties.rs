@@ -73,6 +73,41 @@ names = ["${hits.points[*].payload.name}", { near = "${request.near}", one = 1 }
 "#;
 
 /// Features that need no models.
+/// Jobs, and where they are kept.
+const JOBS: &str = r#"
+[store]
+engine = "postgres"
+url_env = "HALNY_STORE_URL"
+password_env = "HALNY_STORE_PASSWORD"
+blobs = "s3://bucket/prefix"
+[jobs]
+slots = 8
+keep_days = 30
+[[queues]]
+name = "nightly"
+concurrency = 2
+rate_per_s = 0.5
+backoff_ms = 10
+[[schedules]]
+name = "train"
+cron = "30 3 * * *"
+timezone = "Europe/Warsaw"
+queue = "nightly"
+kind = "command"
+payload = { command = "train", deep = [{ a = 1.5 }, "x"] }
+[[commands]]
+name = "train"
+program = ["python3", "train.py"]
+folder = "jobs"
+env = { MODE = "all" }
+memory = "2GiB"
+cpu_s = 60
+[[webhooks]]
+name = "app"
+url = "https://app.example.com/hooks"
+secret_env = "HALNY_WEBHOOK_SECRET"
+"#;
+
 const FEATURES: &str = r#"
 [features]
 engine = "redis"
@@ -284,13 +319,15 @@ prop_compose! {
         mut models in prop::collection::vec(model(), 0..5),
         routed: bool,
         featured: bool,
+        worked: bool,
     ) -> Project {
         let routes = if routed { check(ROUTE).unwrap().project.routes } else { Vec::new() };
-        let featured = check(if featured { FEATURES } else { "" }).unwrap().project;
+        let more = [(featured, FEATURES), (worked, JOBS)].map(|(wanted, text)| if wanted { text } else { "" }).concat();
+        let more = check(&more).unwrap().project;
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models.dedup_by(|a, b| a.name == b.name);
         let vectors = Vectors { warm, ..vectors };
-        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors, models, routes, ..featured }
+        Project { server, onnxruntime: OnnxRuntime { library }, cache: Cache { folder }, vectors, models, routes, ..more }
     }
 }
 

@@ -76,7 +76,23 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
         (of.entities.clone(), of.feature_views.clone(), of.on_demand_views.clone(), of.feature_services.clone())
     };
     diff.features = definitions(old) != definitions(new) || old.features.join_memory != new.features.join_memory;
+    if old.store != new.store {
+        diff.restart.push("store");
+    }
+    diff_jobs(old, new, &mut diff);
     diff
+}
+
+/// A worker has its queues and handlers from its start.
+fn diff_jobs(old: &Project, new: &Project, diff: &mut ProjectDiff) {
+    let differing = [
+        ("jobs", old.jobs != new.jobs),
+        ("queues", old.queues != new.queues),
+        ("schedules", old.schedules != new.schedules),
+        ("commands", old.commands != new.commands),
+        ("webhooks", old.webhooks != new.webhooks),
+    ];
+    diff.restart.extend(differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name));
 }
 
 fn diff_server(old: &Server, new: &Server, diff: &mut ProjectDiff) {

@@ -13,6 +13,7 @@ mod check;
 mod diff;
 pub mod features;
 pub mod generate;
+pub mod jobs;
 mod json;
 mod locate;
 pub mod model;
@@ -22,6 +23,7 @@ mod rules;
 mod schema;
 mod shape;
 mod source;
+mod store;
 mod vectors;
 
 pub use check::{Checked, FILE_BYTES_MAX, PROBLEMS_MAX, Problem, check, problem_at};
@@ -32,4 +34,5 @@ pub use model::{
 };
 pub use routes::Route;
 pub use schema::schema;
+pub use store::{Store, StoreEngine};
 pub use vectors::{VectorEngine, Vectors, WARM_RANGE};

@@ -8,7 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::features::{Entity, FeatureService, FeatureView, Features, OnDemandView};
 use super::generate::{GENERATE_DEADLINE_MS, GenerateOptions, GenerateProfile};
+use super::jobs::{Command, Jobs, Queue, Schedule, Webhook};
 use super::routes::Route;
+use super::store::Store;
 use super::vectors::Vectors;
 use crate::{ByteSize, ModelName, ProfileName};
 
@@ -39,6 +41,22 @@ pub struct Project {
     pub cache: Cache,
     /// Where collections of vectors are kept.
     pub vectors: Vectors,
+    /// Where what outlives a process is kept.
+    pub store: Store,
+    /// How this server works on jobs.
+    pub jobs: Jobs,
+    /// Queues of jobs, beside `default` and `batches`.
+    #[schemars(length(max = 256))]
+    pub queues: Vec<Queue>,
+    /// Jobs that are submitted again and again.
+    #[schemars(length(max = 1_024))]
+    pub schedules: Vec<Schedule>,
+    /// Programs that jobs may run.
+    #[schemars(length(max = 256))]
+    pub commands: Vec<Command>,
+    /// Where jobs may send to.
+    #[schemars(length(max = 256))]
+    pub webhooks: Vec<Webhook>,
     /// The models that are served.
     #[schemars(length(max = 1_024))]
     pub models: Vec<Model>,

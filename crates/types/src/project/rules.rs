@@ -19,7 +19,7 @@ use super::model::{
 };
 use super::quote::{abbreviated, shown};
 use super::vectors::{self, Vectors, WARM_RANGE};
-use super::{routes, source};
+use super::{jobs, routes, source, store};
 use crate::ByteSize;
 
 /// The most threads one profile may start; beyond it the machine only switches between them.
@@ -51,6 +51,8 @@ pub(super) fn check(document: &Value, found: &mut Found) {
     for (at, model) in models.iter().enumerate() {
         check_model(model, &format!("/models/{at}"), found);
     }
+    store::check(document.get("store"), found);
+    jobs::check(document, found);
     routes::check(document, found);
 }
 

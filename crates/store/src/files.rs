@@ -1,0 +1,208 @@
+//! Files that clients uploaded, or that jobs made for them: a row that describes, a blob that holds.
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use sqlx::any::AnyRow;
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::blobs::BlobWriter;
+use crate::{Blobs, Database, StoreError, Write};
+
+const COLUMNS: &str = "id, tenant, name, purpose, bytes, blob, created_ms, expires_ms";
+
+/// Files of all tenants. Cloning shares them.
+#[derive(Clone)]
+pub struct Files {
+    database: Database,
+    blobs: Blobs,
+}
+
+/// What is known of a file. Times are milliseconds since 1970.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its name for machines.
+    pub id: String,
+    /// Whose it is.
+    pub tenant: String,
+    /// What its owner calls it.
+    pub name: String,
+    /// What it is for.
+    pub purpose: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The blob that holds it.
+    pub blob: String,
+    /// When it was made.
+    pub created_ms: i64,
+    /// From then on it is there no more.
+    pub expires_ms: Option<i64>,
+}
+
+/// Which files are listed.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// Of this purpose.
+    pub purpose: Option<String>,
+    /// Behind this one, in the order asked for.
+    pub after: Option<String>,
+    /// The oldest first; otherwise the latest.
+    pub ascending: bool,
+}
+
+/// The name of the blob that holds a file.
+#[must_use]
+pub fn blob_of(id: &str) -> String {
+    format!("files/{id}")
+}
+
+impl Files {
+    /// The files that this database describes and this place holds.
+    #[must_use]
+    pub fn new(database: Database, blobs: Blobs) -> Files {
+        Files { database, blobs }
+    }
+
+    /// Begins the blob of a new file. Its row comes with [`Files::add`], when the blob is there.
+    ///
+    /// # Errors
+    /// When `id` is no name of a blob.
+    pub fn writer(&self, id: &str) -> Result<BlobWriter, StoreError> {
+        self.blobs.writer(&blob_of(id))
+    }
+
+    /// The time by which files are made and expire.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn now_ms(&self) -> Result<i64, StoreError> {
+        self.database.now_ms(&mut *self.database.read().await?).await
+    }
+
+    /// Describes a file whose blob is there: from now on it is there.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn add(&self, file: &File) -> Result<(), StoreError> {
+        let mut write = self.database.write().await?;
+        insert(&mut write, file).await?;
+        Ok(write.commit().await?)
+    }
+
+    /// A file of a tenant's.
+    ///
+    /// # Errors
+    /// [`StoreError::NoFile`] when it has none of this name, or it has expired.
+    pub async fn get(&self, tenant: &str, id: &str) -> Result<File, StoreError> {
+        let mut connection = self.database.read().await?;
+        let now = self.database.now_ms(&mut connection).await?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM files WHERE id = $1 AND tenant = $2 AND (expires_ms IS NULL OR expires_ms > $3)"
+        );
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(id).bind(tenant).bind(now);
+        file(&query.fetch_optional(&mut *connection).await?.ok_or(StoreError::NoFile)?)
+    }
+
+    /// Files of a tenant's, `limit` at most.
+    ///
+    /// # Errors
+    /// When the database cannot be used.
+    pub async fn list(&self, tenant: &str, listing: &Listing, limit: u32) -> Result<Vec<File>, StoreError> {
+        let mut connection = self.database.read().await?;
+        let now = self.database.now_ms(&mut connection).await?;
+        let (sign, order) = if listing.ascending { (">", "ASC") } else { ("<", "DESC") };
+        let mut sql =
+            format!("SELECT {COLUMNS} FROM files WHERE tenant = $1 AND (expires_ms IS NULL OR expires_ms > $2)");
+        let mut values = Vec::new();
+        for (column, sign, value) in [("purpose", "=", &listing.purpose), ("id", sign, &listing.after)] {
+            if let Some(value) = value {
+                values.push(value.clone());
+                sql += &format!(" AND {column} {sign} ${}", values.len() + 2);
+            }
+        }
+        // Names hold the time at which they were made.
+        sql += &format!(" ORDER BY id {order} LIMIT {limit}");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(tenant).bind(now);
+        let query = values.into_iter().fold(query, |query, value| query.bind(value));
+        query.fetch_all(&mut *connection).await?.iter().map(file).collect()
+    }
+
+    /// The bytes of a file, from an offset on.
+    ///
+    /// # Errors
+    /// When they are gone, or the place of blobs cannot be used.
+    pub async fn read(
+        &self,
+        file: &File,
+        from: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
+        if from >= file.bytes {
+            return Ok(Box::pin(futures::stream::empty()));
+        }
+        self.blobs.stream(&file.blob, (from > 0).then_some(from..u64::MAX)).await
+    }
+
+    /// Deletes a file of a tenant's: its row first, so that what is described is there.
+    ///
+    /// # Errors
+    /// [`StoreError::NoFile`] when it has none of this name.
+    pub async fn delete(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
+        let file = self.get(tenant, id).await?;
+        self.remove(&file).await
+    }
+
+    /// Deletes the files that have expired; gives how many.
+    ///
+    /// # Errors
+    /// When the database or the place of blobs cannot be used.
+    pub async fn expire(&self) -> Result<u64, StoreError> {
+        let now = self.now_ms().await?;
+        let sql = format!("SELECT {COLUMNS} FROM files WHERE expires_ms IS NOT NULL AND expires_ms <= $1 LIMIT 1000");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(now);
+        let rows = query.fetch_all(&mut *self.database.read().await?).await?;
+        for row in &rows {
+            self.remove(&file(row)?).await?;
+        }
+        Ok(rows.len() as u64)
+    }
+
+    async fn remove(&self, file: &File) -> Result<(), StoreError> {
+        let mut write = self.database.write().await?;
+        sqlx::query("DELETE FROM files WHERE id = $1").bind(&file.id).execute(&mut *write).await?;
+        write.commit().await?;
+        self.blobs.delete(&file.blob).await
+    }
+}
+
+/// Describes a file in a transaction of the caller's.
+///
+/// # Errors
+/// When the database cannot be used.
+pub async fn insert(write: &mut Write, file: &File) -> Result<(), StoreError> {
+    let sql = "INSERT INTO files (id, tenant, name, purpose, bytes, blob, created_ms, expires_ms) \
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+    sqlx::query(sql)
+        .bind(&file.id)
+        .bind(&file.tenant)
+        .bind(&file.name)
+        .bind(&file.purpose)
+        .bind(i64::try_from(file.bytes).unwrap_or(i64::MAX))
+        .bind(&file.blob)
+        .bind(file.created_ms)
+        .bind(file.expires_ms)
+        .execute(&mut **write)
+        .await?;
+    Ok(())
+}
+
+fn file(row: &AnyRow) -> Result<File, StoreError> {
+    Ok(File {
+        id: row.try_get("id")?,
+        tenant: row.try_get("tenant")?,
+        name: row.try_get("name")?,
+        purpose: row.try_get("purpose")?,
+        bytes: row.try_get::<i64, _>("bytes")?.unsigned_abs(),
+        blob: row.try_get("blob")?,
+        created_ms: row.try_get("created_ms")?,
+        expires_ms: row.try_get("expires_ms")?,
+    })
+}
