@@ -34,7 +34,7 @@ def settings(engine: str, folder: Path) -> Iterator[projects.Table]:
         case "embedded":
             yield {"folder": str(folder / "vectors")}
         case "postgres":
-            with _postgres() as url:
+            with postgres() as url:
                 yield {"engine": "postgres", "url": url}
         case "qdrant":
             with _cluster(folder / "cluster") as url:
@@ -52,7 +52,7 @@ def _cluster(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _postgres() -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A PostgreSQL server with an empty database, on a socket in a folder of its own; gives its URL."""
     with tempfile.TemporaryDirectory(prefix="halny-pg-") as name:
         folder = Path(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ def write(
     *,
     ports: tuple[int, int] | None = None,
     vectors: Table | None = None,
+    more: str = "",
     **server: Any,
 ) -> Path:
-    """Writes `halny.toml` with free ports and a cache folder beside it; gives its path."""
+    """Writes `halny.toml` with free ports and a cache folder beside it, and `more` behind; gives its path."""
     port, admin_port = ports or tuple(free_ports(2))
     folder.mkdir(parents=True, exist_ok=True)
     tables = {
@@ -47,7 +49,7 @@ def write(
         tables["vectors"] = vectors
     path = folder / "halny.toml"
     part = folder / "halny.toml.new"
-    part.write_text(render(tables, models), encoding="utf-8")
+    part.write_text(render(tables, models) + more, encoding="utf-8")
     part.replace(path)
     return path
 
@@ -57,6 +59,13 @@ def start(folder: Path, models: list[Table], **server: Any) -> Server:
     ports = free_ports(2)
     path = write(folder, models, ports=(ports[0], ports[1]), **server)
     return Server(path, (ports[0], ports[1]))
+
+
+def serve(path: Path, **variables: str) -> Server:
+    """Starts a server for a project that is written already; use it in a `with` statement."""
+    text = path.read_text(encoding="utf-8")
+    ports = [int(re.search(rf'^{name} = ".*:(\d+)"', text, re.MULTILINE)[1]) for name in ("address", "admin_address")]
+    return Server(path, (ports[0], ports[1]), **variables)
 
 
 def render(tables: dict[str, Table], models: list[Table]) -> str:

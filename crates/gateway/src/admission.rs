@@ -18,6 +18,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::error::Shape;
 use crate::incoming::{BodyLimits, GRACE, Held, Incoming, Room};
+use crate::openai::files::FILE_BYTES_MAX;
 use crate::{ApiError, LiveLimits, body};
 
 /// The header that names a request; taken from the client where it is harmless, made otherwise.
@@ -38,6 +39,9 @@ struct Inner {
     limits: LiveLimits,
     metrics: GatewayMetrics,
 }
+
+/// What a form says beside its file.
+const FORM_BYTES: usize = 64 * 1024;
 
 /// When a request's head was complete: an extension of every request behind the door.
 #[derive(Clone, Copy, Debug)]
@@ -130,13 +134,14 @@ fn wrapped(request: Request, door: &Door, inside: &Inside) -> Request {
         return request;
     }
     let now = door.0.limits.now();
-    let limits = BodyLimits {
-        one_bytes: now.max_body_bytes,
-        all_bytes: now.max_bodies_bytes,
-        grace: GRACE,
-        patience: now.body_timeout,
+    // A file goes to its place as it comes: no part of it is held, so it has a limit of its own and takes no room.
+    let (one_bytes, all_bytes, held) = if request.uri().path() == "/v1/files" {
+        (FILE_BYTES_MAX + FORM_BYTES, usize::MAX, Room::default().held())
+    } else {
+        (now.max_body_bytes, now.max_bodies_bytes, Arc::clone(&inside.held))
     };
-    request.map(|body| Body::new(Incoming::new(body, Arc::clone(&inside.held), limits)))
+    let limits = BodyLimits { one_bytes, all_bytes, grace: GRACE, patience: now.body_timeout };
+    request.map(|body| Body::new(Incoming::new(body, held, limits)))
 }
 
 /// An answer goes out in pieces of this size: what is below takes a piece whole, however little its
@@ -212,5 +217,11 @@ pub fn shape_of(path: &str) -> Shape {
 
 /// A route's label: one of the patterns the router knows, so that clients cannot invent series.
 fn route_label(path: &str) -> &'static str {
-    crate::routes::LABELS.iter().chain(&crate::qdrant::LABELS).find(|label| **label == path).copied().unwrap_or("other")
+    crate::routes::LABELS
+        .iter()
+        .chain(&crate::qdrant::LABELS)
+        .chain(&crate::jobs::LABELS)
+        .find(|label| **label == path)
+        .copied()
+        .unwrap_or("other")
 }

@@ -24,6 +24,7 @@ pub mod error;
 pub mod health;
 mod http2;
 mod incoming;
+pub mod jobs;
 pub mod oip;
 pub mod openai;
 mod path;
@@ -39,6 +40,7 @@ pub mod state;
 mod writing;
 
 pub use error::ApiError;
+pub use jobs::Background;
 pub use pipelines::Routes;
 pub use qdrant::{follow_models, watch_collections};
 pub use routes::{admin_router, data_router};

@@ -6,20 +6,27 @@ use axum::handler::Handler;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
+use halny_jobs::Handlers;
 use halny_types::Fault;
 use http::{StatusCode, Uri};
 
 use crate::admission::{Door, admit, shape_of};
-use crate::{ApiError, Shared, classify, health, oip, openai, pipelines, playground, qdrant, rerank};
+use crate::{ApiError, Shared, classify, health, jobs, oip, openai, pipelines, playground, qdrant, rerank};
 
 /// The patterns that metrics know routes by.
-pub(crate) const LABELS: [&str; 43] = [
+pub(crate) const LABELS: [&str; 49] = [
     "/",
     "/health",
     "/metrics",
     "/openapi.json",
     "/halny/v1/routes",
     "/halny/v1/routes/{route}/schema",
+    "/v1/batches",
+    "/v1/batches/{batch}",
+    "/v1/batches/{batch}/cancel",
+    "/v1/files",
+    "/v1/files/{file}",
+    "/v1/files/{file}/content",
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
@@ -61,9 +68,31 @@ pub(crate) const LABELS: [&str; 43] = [
 
 /// What clients reach.
 pub fn data_router(shared: &Shared) -> Router {
-    let mut router = Router::new()
-        .route("/", get(playground::page))
-        .route("/health", get(health::health))
+    let mut router = Router::new().route("/", get(playground::page)).route("/health", get(health::health));
+    if shared.limits.now().metrics_on_data_port {
+        router = router.route("/metrics", get(health::metrics));
+    }
+    let router = router
+        .route("/v1/batches", get(openai::batches::list).post(openai::batches::create))
+        .route("/v1/batches/{batch}", get(openai::batches::retrieve))
+        .route("/v1/batches/{batch}/cancel", post(openai::batches::cancel))
+        .route("/v1/files", get(openai::files::list).post(openai::files::upload))
+        .route("/v1/files/{file}", get(openai::files::retrieve).delete(openai::files::delete))
+        .route("/v1/files/{file}/content", get(openai::files::content))
+        .route("/openapi.json", get(pipelines::openapi))
+        .route("/halny/v1/routes", get(pipelines::list))
+        .route("/halny/v1/routes/{route}/schema", get(pipelines::schema))
+        .merge(oip::http_routes())
+        .with_state(shared.clone())
+        .merge(oip::grpc_routes(shared))
+        .merge(surfaces(shared));
+    let own = shared.clone();
+    behind_door(router, shared, move |request: Request| pipelines::dispatch(own.clone(), request))
+}
+
+/// What asks models and collections, without the door in front: jobs ask it too.
+pub(crate) fn surfaces(shared: &Shared) -> Router {
+    Router::new()
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/embeddings", post(openai::embeddings))
@@ -74,29 +103,19 @@ pub fn data_router(shared: &Shared) -> Router {
         .route("/v2/rerank", post(rerank::rerank))
         .route("/rerank", post(rerank::rerank))
         .route("/halny/v1/classify", post(classify::classify))
-        .route("/openapi.json", get(pipelines::openapi))
-        .route("/halny/v1/routes", get(pipelines::list))
-        .route("/halny/v1/routes/{route}/schema", get(pipelines::schema));
-    if shared.limits.now().metrics_on_data_port {
-        router = router.route("/metrics", get(health::metrics));
-    }
-    let router = router
-        .merge(oip::http_routes())
         .merge(qdrant::routes())
         .with_state(shared.clone())
-        .merge(oip::grpc_routes(shared));
-    let own = shared.clone();
-    behind_door(router, shared, move |request: Request| pipelines::dispatch(own.clone(), request))
 }
 
-/// What the operator reaches, over loopback.
-pub fn admin_router(shared: &Shared) -> Router {
+/// What the operator reaches, over loopback. Jobs that these handlers would not take are not accepted.
+pub fn admin_router(shared: &Shared, handlers: Handlers) -> Router {
     let router = Router::new()
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
         .route("/halny/v1/reload", post(reload))
         .merge(oip::admin_routes())
         .merge(qdrant::admin_routes())
+        .merge(jobs::admin_routes(handlers))
         .with_state(shared.clone());
     behind_door(router, shared, nothing_here).layer(from_fn(crate::server::loopback_names_only))
 }
@@ -136,7 +155,7 @@ mod tests {
 
     #[test]
     fn no_route_of_a_project_can_have_a_path_of_halnys_own() {
-        for path in LABELS.iter().chain(&crate::qdrant::LABELS) {
+        for path in LABELS.iter().chain(&crate::qdrant::LABELS).chain(&crate::jobs::LABELS) {
             assert!(is_reserved(path), "{path}");
         }
     }

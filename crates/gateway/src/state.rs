@@ -15,7 +15,7 @@ use halny_types::{RequestContext, TenantId, Tick};
 use halny_vectors::Collections;
 use halny_vectors::embedded::Store;
 
-use crate::{ApiError, Routes};
+use crate::{ApiError, Background, Routes};
 
 /// The limits of a server.
 #[derive(Clone, Debug)]
@@ -95,6 +95,8 @@ pub struct Shared {
     pub vectors: Option<Arc<dyn Collections>>,
     /// The same where they are files of this server: snapshots, measured recall and tuning are theirs alone.
     pub vector_files: Option<Arc<Store>>,
+    /// What works in the background, and the files that it works on; nothing where this server keeps no jobs.
+    pub background: Option<Background>,
     /// Told when the operator asks for the project file to be read again.
     pub reload: Arc<Notify>,
     /// The project's own paths, as of now.
@@ -103,6 +105,8 @@ pub struct Shared {
 
 /// The header by which a client gives a request less time than its model's profile does.
 pub const DEADLINE_HEADER: &str = "x-halny-deadline-ms";
+/// The header by which a client says that its request gives way to others: `background`, or `interactive`.
+pub const PRIORITY_HEADER: &str = "x-halny-priority";
 /// The header by which a client names the profile that runs its request.
 pub const PROFILE_HEADER: &str = "x-halny-profile";
 

@@ -67,9 +67,15 @@ async fn rig(engine: FakeEngine, task: &str, more: &str) -> Rig {
         limits: LiveLimits::new(limits),
         vectors: None,
         vector_files: None,
+        background: None,
         reload: Arc::default(),
     };
-    Rig { clients: data_router(&shared), operator: admin_router(&shared), shared, folder }
+    Rig {
+        clients: data_router(&shared),
+        operator: admin_router(&shared, halny_jobs::Handlers::new(Vec::new())),
+        shared,
+        folder,
+    }
 }
 
 fn write_model(folder: &Path) {

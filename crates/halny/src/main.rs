@@ -1,11 +1,15 @@
 //! The halny binary: one file a verb, and no logic of its own.
 
+mod background;
 mod bench;
 mod check;
+mod client;
 mod engines;
+mod jobs;
 mod project;
 mod serve;
 mod starts;
+mod store;
 mod vectors;
 mod watch;
 
@@ -29,6 +33,10 @@ enum Verb {
     Check(check::CheckArgs),
     /// Send load to a server and report throughput, latency and refusals
     Bench(Box<bench::BenchArgs>),
+    /// Look at the jobs of a running server, and act on them
+    Jobs(jobs::JobsArgs),
+    /// Move what is known of jobs and files to another database
+    Store(store::StoreArgs),
     /// Work on the collections of vectors of a running server
     Vectors(vectors::VectorsArgs),
 }
@@ -37,6 +45,8 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => serve::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Jobs(args) => jobs::run(args),
+        Verb::Store(args) => store::run(args),
         Verb::Vectors(args) => vectors::run(args),
         Verb::Bench(args) => tokio::runtime::Runtime::new()
             .map_err(anyhow::Error::from)

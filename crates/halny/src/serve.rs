@@ -13,6 +13,7 @@ use halny_engine_onnx::{OnnxEngine, Options};
 use halny_gateway::{
     Limits, Listener, LiveLimits, Routes, Shared, admin_router, data_router, follow_models, serve, watch_collections,
 };
+use halny_jobs::Handlers;
 use halny_residency::{Applied, Engines, Places, Residency};
 use halny_telemetry::{LogFormat, Metrics};
 use halny_types::Tick;
@@ -21,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use crate::background::{self, Working};
 use crate::engines;
 use crate::project::{ProjectFile, cache_folder};
 use crate::starts::Starts;
@@ -85,16 +87,20 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
     let operator = Listener::for_operator(&project.server.admin_address).await?;
     let shared = share(&file, &project, &cache).await?;
     watch_collections(&shared);
+    let handlers = background::handlers_of(&shared, &project, &file.folder)?;
     let mut reasons = Reasons::new(&file.path, Arc::clone(&shared.reload))?;
     let stop = CancellationToken::new();
     let (address, admin_address) = (clients.address(), operator.address());
     tracing::info!(%address, %admin_address, "listening; models are being loaded");
-    let ports = ports(shared.clone(), clients, operator, stop.clone());
+    let ports = ports(shared.clone(), handlers.clone(), clients, operator, stop.clone());
     tokio::pin!(ports);
     let starts = Starts::of(&cache, &file.path);
     let mut running = Running { file, project, shared };
+    let mut working = None;
     let life = async {
         running.start(began, &starts).await?;
+        // Jobs need the models that they ask.
+        working = Working::start(&running.shared, &running.project, handlers);
         tracing::info!(address = %format!("http://{address}/"), "ready");
         running.follow(&mut reasons).await;
         anyhow::Ok(())
@@ -104,6 +110,10 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
         signal = stop_signal() => { tracing::info!("{} received: finishing what was accepted", signal?); Ok(()) }
         () = &mut ports => Ok(()),
     };
+    // Before the ports close: a job that is told to stop has a while to leave a checkpoint.
+    if let Some(working) = working {
+        working.stop().await;
+    }
     stop.cancel();
     let patience = running.shared.limits.now().drain_timeout.max(Duration::from_secs(1));
     let finish = async {
@@ -140,6 +150,7 @@ async fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -
         pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
             .context("the CPU pool could not be started")?,
         routes: Routes::new(metrics.clone()),
+        background: Some(background::open(project, &file.folder).await?),
         metrics,
         limits: LiveLimits::new(Limits::from(&project.server)),
         vectors: Some(vectors),
@@ -149,12 +160,12 @@ async fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -
 }
 
 /// Both ports, until `stop`.
-async fn ports(shared: Shared, clients: Listener, operator: Listener, stop: CancellationToken) {
+async fn ports(shared: Shared, handlers: Handlers, clients: Listener, operator: Listener, stop: CancellationToken) {
     let port = |listener, router| {
         let (limits, metrics) = (shared.limits.clone(), shared.metrics.gateway().clone());
         serve(listener, router, limits, metrics, stop.clone().cancelled_owned())
     };
-    tokio::join!(port(clients, data_router(&shared)), port(operator, admin_router(&shared)));
+    tokio::join!(port(clients, data_router(&shared)), port(operator, admin_router(&shared, handlers)));
 }
 
 impl Running {

@@ -32,6 +32,7 @@
 
 mod backoff;
 mod claim;
+pub mod command;
 mod effect;
 pub mod error;
 mod expire;
@@ -43,6 +44,7 @@ mod schedule;
 mod scribe;
 pub mod settings;
 mod submit;
+pub mod webhook;
 pub mod worker;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@
 pub mod collections;
 pub mod gateway;
 pub mod generation;
+pub mod jobs;
 pub mod lane;
 pub mod log;
 pub mod model;
@@ -24,6 +25,7 @@ use prometheus_client::registry::Registry;
 pub use collections::{CollectionSample, Collections, RecallSample, VectorSample};
 pub use gateway::GatewayMetrics;
 pub use generation::GenerationMetrics;
+pub use jobs::{JobMetrics, QueueSample};
 pub use lane::{LaneLabels, LaneMetrics};
 pub use log::LogFormat;
 pub use model::ModelMetrics;
@@ -42,6 +44,7 @@ struct Families {
     lanes: lane::LaneFamilies,
     models: ModelMetrics,
     gateway: GatewayMetrics,
+    jobs: JobMetrics,
     routes: RouteFamilies,
 }
 
@@ -59,11 +62,12 @@ impl Metrics {
         let lanes = lane::LaneFamilies::register(&mut registry);
         let models = ModelMetrics::register(&mut registry);
         let gateway = GatewayMetrics::register(&mut registry);
+        let jobs = JobMetrics::register(&mut registry);
         let routes = RouteFamilies::register(&mut registry);
         let mut foreign = Registry::default();
         let generation = generation::GenerationFamilies::register(&mut registry, &mut foreign);
         let (registry, foreign) = (RwLock::new(registry), RwLock::new(foreign));
-        Metrics(Arc::new(Families { registry, foreign, generation, lanes, models, gateway, routes }))
+        Metrics(Arc::new(Families { registry, foreign, generation, lanes, models, gateway, jobs, routes }))
     }
 
     /// The handle of one lane.
@@ -98,6 +102,12 @@ impl Metrics {
     #[must_use]
     pub fn gateway(&self) -> &GatewayMetrics {
         &self.0.gateway
+    }
+
+    /// The handle for jobs.
+    #[must_use]
+    pub fn jobs(&self) -> &JobMetrics {
+        &self.0.jobs
     }
 
     /// Tells of these collections too from now on.

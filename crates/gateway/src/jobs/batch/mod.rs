@@ -1,0 +1,411 @@
+//! `batch`: runs a file of requests, as OpenAI's batches do.
+//!
+//! The file is looked through first, and refused whole if a line is no request. Then its requests are made, some at once,
+//! their answers kept in the order of the lines. A checkpoint says which lines are done and where their answers are; it is
+//! left from time to time, and when the job is to stop.
+
+mod check;
+mod line;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesOrdered;
+use halny_jobs::{Failure, Handler, JobsError, Progress, Run, Stop, Usage};
+use halny_store::files::File;
+use halny_store::{Files, StoreError};
+use halny_types::Tick;
+use halny_types::project::jobs::JobKind;
+use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::inner::{Answer, Inner};
+use super::lines::{Line, Lines};
+use super::parts::{Made, Output, PART_BYTES, describe};
+use crate::LiveLimits;
+use crate::openai::{WINDOW_MS, fresh_file_id};
+use line::Request;
+
+pub(crate) use check::LineError;
+
+/// What a batch may ask for.
+pub(crate) const ENDPOINTS: [&str; 6] =
+    ["/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/rerank", "/halny/v1/classify"];
+/// Requests that are made at once: as many as a batch of a lane has places, unless its profile says otherwise.
+const AT_ONCE: usize = 32;
+/// A checkpoint is left so often, at least.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+
+/// What a batch is told: the job's payload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Order {
+    pub(crate) input_file_id: String,
+    pub(crate) endpoint: String,
+    #[serde(default)]
+    pub(crate) metadata: Option<Map<String, Value>>,
+    #[serde(default)]
+    pub(crate) output_expires_after_s: Option<i64>,
+}
+
+/// Requests, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) total: u64,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+}
+
+/// Tokens, as answers told of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tokens {
+    input: u64,
+    output: u64,
+}
+
+impl Tokens {
+    fn of(body: &Value) -> Tokens {
+        let usage = &body["usage"];
+        let read = |names: [&str; 2]| names.iter().find_map(|name| usage[*name].as_u64()).unwrap_or(0);
+        Tokens { input: read(["prompt_tokens", "input_tokens"]), output: read(["completion_tokens", "output_tokens"]) }
+    }
+
+    /// As OpenAI writes it.
+    pub(crate) fn described(self) -> Value {
+        json!({
+            "input_tokens": self.input,
+            "input_tokens_details": { "cached_tokens": 0 },
+            "output_tokens": self.output,
+            "output_tokens_details": { "reasoning_tokens": 0 },
+            "total_tokens": self.input + self.output,
+        })
+    }
+}
+
+/// How a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ended {
+    Completed,
+    Failed,
+    Expired,
+    Cancelled,
+}
+
+impl Ended {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Ended::Completed => "completed",
+            Ended::Failed => "failed",
+            Ended::Expired => "expired",
+            Ended::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What came of a batch: the job's result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    pub(crate) status: Ended,
+    pub(crate) counts: Counts,
+    pub(crate) usage: Tokens,
+    pub(crate) output_file_id: Option<String>,
+    pub(crate) error_file_id: Option<String>,
+    pub(crate) model: Option<String>,
+    #[serde(default)]
+    pub(crate) errors: Vec<LineError>,
+}
+
+/// What a batch is about: its progress says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Validating,
+    InProgress,
+    Finalizing,
+}
+
+impl Phase {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Phase::Validating => "validating",
+            Phase::InProgress => "in_progress",
+            Phase::Finalizing => "finalizing",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Phase> {
+        [Phase::Validating, Phase::InProgress, Phase::Finalizing].into_iter().find(|phase| phase.as_str() == text)
+    }
+}
+
+/// How far a batch is: its checkpoint.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct State {
+    model: Option<String>,
+    counts: Counts,
+    usage: Tokens,
+    /// Lines that are done, and where the next begins.
+    lines: u64,
+    offset: u64,
+    output: Output,
+    errors: Output,
+    /// The files' names, fixed before either is made.
+    output_file_id: String,
+    error_file_id: String,
+}
+
+/// Runs batches.
+pub(super) struct Batch {
+    inner: Inner,
+    files: Files,
+    limits: LiveLimits,
+}
+
+/// A request that was made, and where its line ends.
+struct Done {
+    line: u64,
+    next: u64,
+    request: Request,
+    answer: Option<Answer>,
+}
+
+impl Batch {
+    pub(super) fn new(inner: Inner, files: Files, limits: LiveLimits) -> Batch {
+        Batch { inner, files, limits }
+    }
+
+    async fn work(&self, run: &Run) -> Result<Value, Failure> {
+        let order: Order = serde_json::from_value(run.payload().clone())
+            .map_err(|error| Failure::Fatal(format!("this is no batch: {error}")))?;
+        let file = match self.files.get(&run.job().tenant, &order.input_file_id).await {
+            Ok(file) => file,
+            Err(StoreError::NoFile) => return Err(Failure::Fatal("its input file is not there any more".to_owned())),
+            Err(error) => return Err(retry(&error)),
+        };
+        let resumed = run.resumed().and_then(|manifest| serde_json::from_value(manifest.clone()).ok());
+        let mut state: State = match resumed {
+            Some(state) => state,
+            None => {
+                tell(run, Phase::Validating, Counts::default());
+                match self.check(&order, &file).await.map_err(|error| retry(&error))? {
+                    Ok(state) => state,
+                    Err(errors) => return result(&refused(errors)),
+                }
+            }
+        };
+        let ended = self.make_requests(run, &order, &file, &mut state).await?;
+        self.finish(run, &order, state, ended).await
+    }
+
+    /// Looks the whole file through: how many requests it has, or what is wrong with it.
+    async fn check(&self, order: &Order, file: &File) -> Result<Result<State, Vec<LineError>>, StoreError> {
+        let mut lines = self.lines(file, 0, 0).await?;
+        let mut checker = check::Checker::new(&order.endpoint);
+        while let Some(line) = lines.next().await? {
+            checker.line(&line);
+        }
+        Ok(checker.end().map(|(total, model)| State {
+            model,
+            counts: Counts { total, ..Counts::default() },
+            usage: Tokens::default(),
+            lines: 0,
+            offset: 0,
+            output: Output::default(),
+            errors: Output::default(),
+            output_file_id: fresh_file_id(),
+            error_file_id: fresh_file_id(),
+        }))
+    }
+
+    async fn lines(&self, file: &File, offset: u64, before: u64) -> Result<Lines, StoreError> {
+        let longest = self.limits.now().max_body_bytes;
+        Ok(Lines::new(self.files.read(file, offset).await?, offset, before, longest))
+    }
+
+    /// Makes the requests of all lines that are left, or until there is a reason to end.
+    async fn make_requests(&self, run: &Run, order: &Order, file: &File, state: &mut State) -> Result<Ended, Failure> {
+        let mut lines = self.lines(file, state.offset, state.lines).await.map_err(|error| retry(&error))?;
+        let mut under_way = FuturesOrdered::new();
+        let mut marked = Tick::now();
+        let (mut is_read, mut stop) = (false, None);
+        loop {
+            tell(run, Phase::InProgress, state.counts);
+            while !is_read && stop.is_none() && under_way.len() < AT_ONCE {
+                match lines.next().await.map_err(|error| retry(&error))? {
+                    Some(line) => under_way.push_back(self.make(run, &order.endpoint, line)),
+                    None => is_read = true,
+                }
+            }
+            let Some(done) = (tokio::select! {
+                done = under_way.next() => done,
+                // What is under way is ended first: no request is made twice.
+                reason = run.stopped(), if stop.is_none() => { stop = Some(reason); continue }
+            }) else {
+                break;
+            };
+            if done.answer.is_none() {
+                // It is to stop, and the server has no time for this one: from here on nothing is done.
+                break;
+            }
+            take(run, state, done);
+            let held = state.output.waiting.len() + state.errors.waiting.len();
+            if held >= PART_BYTES || marked.until(Tick::now()) >= CHECKPOINT_EVERY {
+                mark(run, state).await?;
+                marked = Tick::now();
+            }
+            if self.is_expired(run).await? {
+                return Ok(Ended::Expired);
+            }
+        }
+        match stop.or_else(|| run.is_stopped()) {
+            Some(Stop::Lost) => Err(Failure::Stopped),
+            Some(Stop::Cancelled) => Ok(Ended::Cancelled),
+            Some(Stop::Preempted) if !(is_read && state.lines >= state.counts.total) => {
+                mark(run, state).await?;
+                Err(Failure::Stopped)
+            }
+            _ => Ok(Ended::Completed),
+        }
+    }
+
+    async fn is_expired(&self, run: &Run) -> Result<bool, Failure> {
+        // The host's own clock: a batch has a day, and this is asked for each line.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = now.as_millis().saturating_sub(u128::from(run.job().created_ms.max(0).unsigned_abs()));
+        Ok(since > u128::from(WINDOW_MS))
+    }
+
+    async fn make(&self, run: &Run, endpoint: &str, line: Line) -> Done {
+        // It was looked through before: what cannot be read now was changed since, and is no request.
+        let request = line.text.as_deref().and_then(Request::read).unwrap_or_default();
+        let body = Bytes::from(request.body.get().to_owned());
+        let answer = self.inner.ask(run, Method::POST, endpoint, &body).await;
+        Done { line: line.number, next: line.next, request, answer }
+    }
+
+    /// Makes the files, describes them, and says what came of the batch.
+    async fn finish(&self, run: &Run, order: &Order, mut state: State, ended: Ended) -> Result<Value, Failure> {
+        tell(run, Phase::Finalizing, state.counts);
+        if ended != Ended::Completed {
+            self.give_up(order, run, &mut state, ended).await?;
+        }
+        mark(run, &mut state).await?;
+        let output =
+            state.output.joined(run, &self.files, &state.output_file_id).await.map_err(|error| retry(&error))?;
+        let errors =
+            state.errors.joined(run, &self.files, &state.error_file_id).await.map_err(|error| retry(&error))?;
+        let mut made = VecDeque::new();
+        for (bytes, id, what) in [(output, &state.output_file_id, "output"), (errors, &state.error_file_id, "error")] {
+            if let Some(bytes) = bytes {
+                let name = format!("batch_{}_{what}.jsonl", run.job().id);
+                let expires_after_s = order.output_expires_after_s;
+                made.push_back(Made { id, name, purpose: "batch_output", bytes, expires_after_s });
+            }
+        }
+        describe(run, &self.files, made.make_contiguous()).await?;
+        state.output.remove(run).await;
+        state.errors.remove(run).await;
+        result(&Outcome {
+            status: ended,
+            counts: state.counts,
+            usage: state.usage,
+            output_file_id: output.map(|_| state.output_file_id.clone()),
+            error_file_id: errors.map(|_| state.error_file_id.clone()),
+            model: state.model,
+            errors: Vec::new(),
+        })
+    }
+
+    /// The lines that are left get an error each.
+    async fn give_up(&self, order: &Order, run: &Run, state: &mut State, ended: Ended) -> Result<(), Failure> {
+        let (code, message) = match ended {
+            Ended::Expired => {
+                ("batch_expired", "This request could not be executed before the completion window expired.")
+            }
+            _ => ("batch_cancelled", "This request was not executed, since the batch was cancelled."),
+        };
+        let file = self.files.get(&run.job().tenant, &order.input_file_id).await.map_err(|error| retry(&error))?;
+        let mut lines = self.lines(&file, state.offset, state.lines).await.map_err(|error| retry(&error))?;
+        while let Some(line) = lines.next().await.map_err(|error| retry(&error))? {
+            let request = line.text.as_deref().and_then(Request::read).unwrap_or_default();
+            state.errors.line(line::given_up(run, line.number, &request, code, message).as_bytes());
+            (state.lines, state.offset) = (line.number, line.next);
+            state.counts.failed += 1;
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Batch {
+    fn kind(&self) -> &'static str {
+        JobKind::Batch.as_str()
+    }
+
+    fn check(&self, payload: &Value) -> Result<(), String> {
+        let order: Order =
+            serde_json::from_value(payload.clone()).map_err(|error| format!("this is no batch: {error}"))?;
+        if ENDPOINTS.contains(&order.endpoint.as_str()) {
+            Ok(())
+        } else {
+            Err(format!("`endpoint` has to be one of {}", ENDPOINTS.join(", ")))
+        }
+    }
+
+    fn run<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Value, Failure>> {
+        Box::pin(self.work(run))
+    }
+}
+
+fn retry(error: &StoreError) -> Failure {
+    Failure::Retry(error.to_string())
+}
+
+fn refused(errors: Vec<LineError>) -> Outcome {
+    Outcome {
+        status: Ended::Failed,
+        counts: Counts::default(),
+        usage: Tokens::default(),
+        output_file_id: None,
+        error_file_id: None,
+        model: None,
+        errors,
+    }
+}
+
+fn result(outcome: &Outcome) -> Result<Value, Failure> {
+    serde_json::to_value(outcome).map_err(|error| Failure::Fatal(format!("what came of it has no form: {error}")))
+}
+
+fn tell(run: &Run, phase: Phase, counts: Counts) {
+    let done = counts.completed + counts.failed;
+    run.progress(Progress { done, total: Some(counts.total), message: phase.as_str().to_owned() });
+}
+
+/// Takes what came of a line, in the order of the lines.
+fn take(run: &Run, state: &mut State, done: Done) {
+    let Some(answer) = done.answer else { return };
+    let written = line::answered(run, done.line, &done.request, &answer);
+    if answer.status == StatusCode::OK {
+        let tokens = Tokens::of(&answer.body);
+        state.usage.input += tokens.input;
+        state.usage.output += tokens.output;
+        run.used(Usage { device_us: 0, tokens: tokens.input + tokens.output });
+        state.counts.completed += 1;
+        state.output.line(written.as_bytes());
+    } else {
+        state.counts.failed += 1;
+        state.errors.line(written.as_bytes());
+    }
+    (state.lines, state.offset) = (done.line, done.next);
+}
+
+async fn mark(run: &Run, state: &mut State) -> Result<(), JobsError> {
+    state.output.flush(run, "output").await?;
+    state.errors.flush(run, "errors").await?;
+    let manifest = serde_json::to_value(&*state).map_err(|error| JobsError::Unreadable(error.to_string()))?;
+    run.checkpoint(&manifest).await
+}

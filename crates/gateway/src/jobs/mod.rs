@@ -1,0 +1,77 @@
+//! Jobs that use models, collections and features: what each kind does, and the operator's view of all.
+//!
+//! A job is a client of this server's own surfaces: it sends what any client would, through the same router, without a
+//! network in between and marked as background work. So a job meets the same checks and the same errors, and whatever
+//! a surface learns to do, jobs can do.
+
+pub(crate) mod batch;
+mod embed;
+mod http;
+mod inner;
+mod lines;
+mod parts;
+mod source;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use halny_jobs::{Handler, Jobs, QueueState};
+use halny_store::Files;
+use halny_telemetry::{JobMetrics, QueueSample};
+
+pub(crate) use http::LABELS;
+pub use http::Observed;
+pub(crate) use http::admin_routes;
+
+use crate::Shared;
+use inner::Inner;
+
+/// What works in the background, and the files that it works on.
+#[derive(Clone)]
+pub struct Background {
+    /// The durable queues.
+    pub jobs: Jobs,
+    /// Files that clients uploaded, or that jobs made for them.
+    pub files: Files,
+}
+
+/// How often it is looked where queues stand, and which files have expired.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
+
+/// Tells metrics where queues stand, and removes files that have expired, for ever.
+pub async fn watch(background: Background, metrics: JobMetrics) {
+    loop {
+        match background.jobs.queues().await {
+            Ok(queues) => metrics.stand(&queues.into_iter().map(sample).collect::<Vec<QueueSample>>()),
+            Err(error) => tracing::warn!(%error, "it is not known where queues stand"),
+        }
+        if let Err(error) = background.files.expire().await {
+            tracing::warn!(%error, "files that have expired cannot be removed");
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+fn sample(queue: QueueState) -> QueueSample {
+    QueueSample {
+        queue: queue.name,
+        ready: queue.ready,
+        delayed: queue.delayed,
+        running: queue.running,
+        dead: queue.dead,
+        oldest: Duration::from_millis(queue.oldest_ready_ms),
+    }
+}
+
+/// The handlers of jobs that use this server's surfaces. `folder` is the project's: sources that jobs name start there.
+#[must_use]
+pub fn handlers(shared: &Shared, folder: PathBuf) -> Vec<Arc<dyn Handler>> {
+    let Some(background) = &shared.background else { return Vec::new() };
+    let inner = Inner::of(shared);
+    let files = background.files.clone();
+    vec![
+        Arc::new(batch::Batch::new(inner.clone(), files.clone(), shared.limits.clone())),
+        Arc::new(embed::EmbedCollection::new(inner, files, folder)),
+    ]
+}

@@ -1,0 +1,210 @@
+"""Jobs that embed files into collections, and what they leave to those who wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import projects
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import requests
+import work
+from conftest import MINILM, Tiny
+from server import CACHE, Server, wait_for
+
+#: Descriptions that the job which is preempted embeds: 63,666 for all of them.
+ROWS = int(os.environ.get("HALNY_EMBED_ROWS") or 3_000)
+JOBS = "[jobs]\nlease_ms = 2000\ngrace_ms = 20000\n"
+
+
+def texts(count: int) -> list[str]:
+    return (CACHE / "data" / "debian-descriptions.txt").read_text(encoding="utf-8").splitlines()[:count]
+
+
+def collection(server: Server, name: str, size: int, **more: Any) -> None:
+    body = {"vectors": {"size": size, "distance": "Cosine"}, **more}
+    answer = requests.put(f"{server.url}/collections/{name}", json=body, timeout=30)
+    assert answer.status_code == 200, answer.text
+
+
+def points(server: Server, name: str) -> dict[Any, dict[str, Any]]:
+    """All points of a collection, by id."""
+    found: dict[Any, dict[str, Any]] = {}
+    offset = None
+    while True:
+        form = {"limit": 1_000, "offset": offset, "with_payload": True, "with_vector": True}
+        answer = requests.post(f"{server.url}/collections/{name}/points/scroll", json=form, timeout=60)
+        assert answer.status_code == 200, answer.text
+        result = answer.json()["result"]
+        found |= {point["id"]: point for point in result["points"]}
+        offset = result["next_page_offset"]
+        if offset is None:
+            return found
+
+
+def embedded(server: Server, model: str, given: list[str]) -> np.ndarray[Any, Any]:
+    answer = requests.post(f"{server.url}/v1/embeddings", json={"model": model, "input": given}, timeout=60)
+    return np.array([one["embedding"] for one in answer.json()["data"]])
+
+
+def expect(server: Server, name: str, expected: dict[Any, tuple[str, dict[str, Any]]]) -> None:
+    """The collection has these points: what the model makes of the texts, and these payloads."""
+    found = points(server, name)
+    assert found.keys() == expected.keys()
+    keys = list(expected)
+    vectors = embedded(server, "tiny", [expected[key][0] for key in keys])
+    for key, vector in zip(keys, vectors):
+        np.testing.assert_allclose(found[key]["vector"], vector, atol=1e-4)
+        assert found[key]["payload"] == expected[key][1]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Any:
+    folder = tmp_path_factory.mktemp("embed")
+    path = projects.write(folder, [projects.model("tiny", tiny.embed.folder, "embed")], more=JOBS)
+    with projects.serve(path) as server:
+        yield server
+        assert server.stop() == 0
+        assert "panicked" not in server.log()
+
+
+def made_by_tiny(server: Server, name: str) -> None:
+    size = len(embedded(server, "tiny", ["a"])[0])
+    collection(server, name, size, metadata=None)
+
+
+def run(server: Server, **order: Any) -> dict[str, Any]:
+    job = work.submit(server, "embed-collection", order)
+    return work.until(server, job["id"], "done")
+
+
+def test_lines_of_json_become_points(served: Server) -> None:
+    folder, given = served.project.parent, texts(700)
+    rows = [{"name": f"p{at}", "number": at + 10, "text": text, "deep": {"a": [at]}} for at, text in enumerate(given)]
+    rows[5]["text"] = ""
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    made_by_tiny(served, "lines")
+    done = run(served, collection="lines", model="tiny", source={"path": "rows.jsonl"}, id="number")
+    assert done["result"] == {"collection": "lines", "written": 699, "skipped": 1}
+    assert done["progress"]["done"] == done["progress"]["total"] == 700
+    expect(served, "lines", {
+        row["number"]: (row["text"], {key: value for key, value in row.items() if key != "number"})
+        for row in rows if row["text"]
+    })
+
+
+def test_lines_of_text_become_points(served: Server) -> None:
+    folder, given = served.project.parent, texts(300)
+    (folder / "rows.txt").write_text("\r\n".join(given), encoding="utf-8")
+    made_by_tiny(served, "text")
+    run(served, collection="text", model="tiny", source={"path": "rows.txt"}, payload=[])
+    expect(served, "text", {at + 1: (text, {}) for at, text in enumerate(given)})
+
+
+def test_rows_of_parquet_become_points(served: Server) -> None:
+    folder, given = served.project.parent, texts(2_500)
+    table = pa.table({"description": given, "size": list(range(2_500)), "extra": ["x"] * 2_500})
+    pq.write_table(table, folder / "rows.parquet", row_group_size=400, compression="snappy")
+    made_by_tiny(served, "parquet")
+    source = {"path": "rows.parquet"}
+    run(served, collection="parquet", model="tiny", source=source, text="description", payload=["size"])
+    expect(served, "parquet", {at + 1: (text, {"size": at}) for at, text in enumerate(given)})
+
+
+def test_an_uploaded_file_is_a_source(served: Server) -> None:
+    given = texts(50)
+    body = "\n".join(json.dumps({"text": text}) for text in given).encode()
+    form = {"purpose": (None, "user_data"), "file": ("a.jsonl", body)}
+    file = requests.post(f"{served.url}/v1/files", files=form, timeout=30).json()["id"]
+    made_by_tiny(served, "uploaded")
+    run(served, collection="uploaded", model="tiny", source={"file": file, "format": "jsonl"})
+    expect(served, "uploaded", {at + 1: (text, {"text": text}) for at, text in enumerate(given)})
+
+
+def test_what_cannot_be_embedded_is_dead_with_the_reason(served: Server, tmp_path: Path) -> None:
+    folder = served.project.parent
+    (folder / "broken.jsonl").write_text('{"text": "a"}\nno json\n')
+    (folder / "broken.parquet").write_bytes(b"PAR1" + b"\0" * 100)
+    (tmp_path / "outside.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "outside.txt")
+    made_by_tiny(served, "broken")
+    for source, name, says in (
+        ({"path": "none.txt"}, "broken", "cannot be read"),
+        ({"path": "broken.jsonl"}, "broken", "line 2"),
+        ({"path": "broken.parquet"}, "broken", "Parquet"),
+        ({"path": "link.txt"}, "broken", "outside"),
+        ({"path": "rows.txt"}, "none", "none"),
+    ):
+        job = work.submit(served, "embed-collection", {"collection": name, "model": "tiny", "source": source})
+        dead = work.until(served, job["id"], "dead")
+        assert says in dead["error"] and "secret" not in dead["error"], dead["error"]
+
+
+def test_each_text_is_embedded_once_however_often_the_job_is_preempted(tmp_path: Path) -> None:
+    given = texts(ROWS)
+    model = projects.model("minilm", MINILM, "embed", projects.profile(precision="int8", instances=2))
+    path = projects.write(tmp_path, [model], more=JOBS)
+    (tmp_path / "all.txt").write_text("\n".join(given), encoding="utf-8")
+    stops, embeddings, name = 5, 0.0, ""
+    for run_number in range(stops + 1):
+        with projects.serve(path) as server:
+            warm = server.metric("halny_lane_finished_items", model="minilm")
+            if not name:
+                collection(server, "all", 384)
+                order = {"collection": "all", "model": "minilm", "source": {"path": "all.txt"}}
+                name = work.submit(server, "embed-collection", order)["id"]
+            if run_number < stops:
+                share = len(given) * (run_number + 1) // (stops + 1)
+                wait_for("some of it", lambda: (work.job(server, name)["progress"] or {}).get("done", 0) >= share, 900)
+                job = work.job(server, name)
+                assert job["state"] == "running"
+            else:
+                done = work.until(server, name, "done", patience_s=900)
+            count = requests.post(f"{server.url}/collections/all/points/count", json={"exact": True}, timeout=60)
+            assert count.json()["result"]["count"] <= len(given)
+            embeddings += finished_until_the_end(server) - warm
+    assert done["result"] == {"collection": "all", "written": len(given), "skipped": 0}
+    assert (done["failures"], done["losses"]) == (0, 0)
+    assert done["epoch"] == stops + 1
+    # None twice; of the last of each run some may not have been told.
+    assert len(given) - stops * 256 <= embeddings <= len(given)
+
+
+def finished_until_the_end(server: Server) -> float:
+    """Stops a server; gives what its lane had finished when the port closed, or a moment before."""
+    last = 0.0
+    server.send_signal(signal.SIGTERM)
+    while True:
+        try:
+            last = server.metric("halny_lane_finished_items", model="minilm")
+        except requests.RequestException:
+            break
+    assert server.exit_code() == 0
+    return last
+
+
+def test_who_waits_is_served_while_a_job_embeds(tmp_path: Path) -> None:
+    """Not of how long it takes, which `bench/` says: of that nobody is refused, and the job goes on."""
+    model = projects.model("minilm", MINILM, "embed", projects.profile(precision="int8", instances=2))
+    path = projects.write(tmp_path, [model], more=JOBS)
+    (tmp_path / "all.txt").write_text("\n".join(texts(2_000)), encoding="utf-8")
+    with projects.serve(path) as server:
+        collection(server, "all", 384)
+        order = {"collection": "all", "model": "minilm", "source": {"path": "all.txt"}}
+        name = work.submit(server, "embed-collection", order)["id"]
+        wait_for("it to begin", lambda: (work.job(server, name)["progress"] or {}).get("done", 0) > 0)
+        asked = 0
+        while work.job(server, name)["state"] == "running":
+            assert embedded(server, "minilm", ["how do I read a file"]).shape == (1, 384)
+            asked += 1
+            time.sleep(0.01)
+        assert asked > 5
+        work.until(server, name, "done")
+        assert server.stop() == 0
