@@ -150,6 +150,7 @@ def test_models_of_the_same_files_have_the_same_version(client: openai.OpenAI) -
         ({"encoding_format": "hex"}, openai.BadRequestError, None),
         ({"extra_headers": {"x-halny-profile": "fp64"}}, openai.BadRequestError, None),
         ({"extra_headers": {"x-halny-deadline-ms": "soon"}}, openai.BadRequestError, None),
+        ({"extra_headers": {"x-halny-priority": "system"}}, openai.BadRequestError, None),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -8,8 +8,8 @@ use std::time::Duration;
 use halny_types::project::Packing;
 use halny_types::{Priority, Tick};
 
-use crate::arrivals::Arrivals;
-use crate::pack::{Candidate, Extent, by_arrival, by_length, fill};
+use crate::outlook::{BACKLOG_BATCHES, Outlook};
+use crate::pack::{Candidate, Extent, by_arrival, by_length};
 use crate::queue::{Entry, Place, Queue};
 use crate::time_model::TimeModel;
 use crate::{Claim, HORIZON_BATCHES, LaneLimits, Load, PASSED_OVER_MAX, Refusal};
@@ -22,36 +22,26 @@ const GAPS_MAX: f64 = 3.0;
 pub struct Former<I> {
     limits: LaneLimits,
     queue: Queue<I>,
-    time: TimeModel,
-    arrivals: Arrivals,
-    last_arrival: Tick,
+    outlook: Outlook,
     last_batch: Tick,
-    /// For each instance, when its batch is expected to end.
-    busy_until: Vec<Option<Tick>>,
-    /// Mean work of an item, and mean share of a batch's tokens that is work.
-    mean_work: f64,
-    mean_density: f64,
-    /// What waits have lately been, to what was predicted for them.
-    lag: f64,
-    /// Batches are not made narrower than this for the sake of one deadline.
-    narrowest: usize,
+    /// What each instance runs.
+    running: Vec<Option<Running>>,
     is_gone: fn(&I) -> bool,
 }
 
-/// So many full batches' work waiting is a backlog.
-const BACKLOG_BATCHES: usize = 2;
-
-/// The share of items that may wait longer than predicted.
-const LATE_SHARE: f64 = 0.003;
+/// A batch on an instance.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    /// When it is expected to end.
+    until: Tick,
+    priority: Priority,
+}
 
 /// A lane that has run nothing for so long may have learned what no longer holds.
 const UNSURE_AFTER: Duration = Duration::from_secs(1);
 
 /// A tenth of a request's time is kept for what predictions leave out.
 const MARGIN_SHARE: u32 = 10;
-
-/// How much of a correction one item is worth.
-const LAG_STEP: f64 = 0.01;
 
 /// A batch, ready to run.
 #[derive(Debug)]
@@ -92,18 +82,14 @@ impl<I> Former<I> {
     /// An empty lane with so many instances. `is_gone` tells whether an item's client has left.
     #[must_use]
     pub fn new(limits: LaneLimits, instances: usize, is_gone: fn(&I) -> bool) -> Former<I> {
+        let instances = instances.max(1);
+        let outlook = Outlook::new(&limits, instances);
         Former {
             limits,
             queue: Queue::default(),
-            time: TimeModel::default(),
-            arrivals: Arrivals::default(),
-            last_arrival: Tick::ZERO,
+            outlook,
             last_batch: Tick::ZERO,
-            busy_until: vec![None; instances.max(1)],
-            mean_work: 1.0,
-            mean_density: 1.0,
-            lag: 1.0,
-            narrowest: 0,
+            running: vec![None; instances],
             is_gone,
         }
     }
@@ -117,12 +103,12 @@ impl<I> Former<I> {
     /// What was learned of batch time.
     #[must_use]
     pub fn time(&self) -> &TimeModel {
-        &self.time
+        &self.outlook.time
     }
 
     /// Teaches the model of batch time what warming up showed.
     pub fn warmed_up(&mut self, tokens: usize, took: Duration) {
-        self.time.observe(tokens, took);
+        self.outlook.time.observe(tokens, took);
     }
 
     /// Accepts all of these items, or none.
@@ -134,11 +120,9 @@ impl<I> Former<I> {
             return Err((refusal, items));
         }
         let is_probe = self.is_unsure(now);
-        self.arrivals.observe(now, items.len());
-        self.last_arrival = now;
+        self.outlook.came(now, claim.priority, items.iter().map(|(_, load)| load));
         for (item, load) in items {
-            self.mean_work += 0.02 * (load.work() as f64 - self.mean_work);
-            let expected = now + self.start_in(now, self.queue.work_ahead(claim));
+            let expected = now + self.start_in(now, claim.priority, self.queue.work_ahead(claim));
             self.queue.push(Entry {
                 item,
                 load,
@@ -165,57 +149,49 @@ impl<I> Former<I> {
             work += load.work();
             largest = largest.max(load.work());
         }
-        for (unit, count, limit) in
-            [("inputs", items, self.limits.max_queue_items), ("bytes", bytes, self.limits.max_queue_bytes)]
-        {
+        let (items_max, bytes_max) = self.room(claim.priority);
+        for (unit, count, limit) in [("inputs", items, items_max), ("bytes", bytes, bytes_max)] {
             if count > limit {
                 return Some(Refusal::LargerThanQueue { unit, count, limit });
             }
         }
-        let excess_items = (self.queue.items() + items).saturating_sub(self.limits.max_queue_items);
+        let (pace, mean_work) = (self.outlook.pace(now, claim.priority), self.outlook.mean_work(claim.priority));
+        let excess_items = (self.queue.items() + items).saturating_sub(items_max);
         if excess_items > 0 {
-            let retry_after = self.drain_time(excess_items as f64 * self.mean_work);
-            return Some(Refusal::QueueItems {
-                waiting: self.queue.items(),
-                limit: self.limits.max_queue_items,
-                retry_after,
-            });
+            let retry_after = self.outlook.drain_time(pace, excess_items as f64 * mean_work);
+            return Some(Refusal::QueueItems { waiting: self.queue.items(), limit: items_max, retry_after });
         }
-        let excess_bytes = self.queue.bytes().saturating_add(bytes).saturating_sub(self.limits.max_queue_bytes);
+        let excess_bytes = self.queue.bytes().saturating_add(bytes).saturating_sub(bytes_max);
         if excess_bytes > 0 {
             let mean_bytes = self.queue.bytes() as f64 / self.queue.items().max(1) as f64;
-            let retry_after = self.drain_time(excess_bytes as f64 / mean_bytes.max(1.0) * self.mean_work);
-            return Some(Refusal::QueueBytes { limit: self.limits.max_queue_bytes, retry_after });
+            let excess_items = excess_bytes as f64 / mean_bytes.max(1.0);
+            let retry_after = self.outlook.drain_time(pace, excess_items * mean_work);
+            return Some(Refusal::QueueBytes { limit: bytes_max, retry_after });
         }
         self.too_late(now, claim, work, largest)
     }
 
-    /// When the last of this work would be answered, `ahead` having gone first.
-    fn answered_in(&self, start: Duration, ahead: f64, largest: usize) -> Duration {
-        let own = self.time.careful_seconds(self.full_batch_tokens(ahead + largest as f64).max(largest));
-        start + Duration::from_secs_f64(own)
+    /// Items and bytes that may wait when one of this class joins them. Background work may fill half
+    /// the queue: the other half is there for those who go first.
+    fn room(&self, priority: Priority) -> (usize, usize) {
+        let LaneLimits { max_queue_items: items, max_queue_bytes: bytes, .. } = self.limits;
+        if priority == Priority::Batch { (items.div_ceil(2), bytes.div_ceil(2)) } else { (items, bytes) }
     }
 
-    /// When a batch with `ahead` work before it would start: by the model, times what waits have
-    /// lately been to what the model had said.
-    fn start_in(&self, now: Tick, ahead: f64) -> Duration {
-        let free_in = self.busy_until.iter().map(|busy| busy.map_or(Duration::ZERO, |end| now.until(end))).min();
-        (free_in.unwrap_or_default() + self.drain_time(ahead)).mul_f64(self.lag)
+    /// When a batch of this class would start that has `ahead` work before it.
+    fn start_in(&self, now: Tick, priority: Priority, ahead: f64) -> Duration {
+        // Where background work has all that it may have, it waits for some of its own to end.
+        let held = priority == Priority::Batch && self.held_back(now).is_some();
+        let counts = |running: &&Option<Running>| !held || running.is_some_and(|r| r.priority == Priority::Batch);
+        let ends = self.running.iter().filter(counts).map(|r| r.map_or(Duration::ZERO, |r| now.until(r.until)));
+        self.outlook.start_in(now, priority, ends.min().unwrap_or_default(), ahead)
     }
 
-    /// Learns from an item that starts now how far predictions fall short: `lag` is kept where only
-    /// three items in a thousand wait longer than was predicted for it (stochastic approximation of a
-    /// quantile: Robbins and Monro, 1951). The model of batch time
-    /// cannot know what else holds items up: other work on the machine, the network's share of
-    /// the processors, packing's detours.
-    fn learn_lag(&mut self, now: Tick, arrived: Tick, expected: Tick) {
-        let (was, predicted) = (now.since(arrived).as_secs_f64(), expected.since(arrived).as_secs_f64());
-        // Shorter predictions say nothing about how good predictions are: one batch more or less decides.
-        let backlog = self.time.seconds(self.full_batch_tokens(f64::INFINITY)) * BACKLOG_BATCHES as f64;
-        if predicted * self.busy_until.len() as f64 > backlog {
-            let step = if was > predicted { LAG_STEP * (1.0 - LATE_SHARE) } else { -LAG_STEP * LATE_SHARE };
-            self.lag = (self.lag * (1.0 + step)).clamp(1.0, 4.0);
-        }
+    /// Until when, at most, background work has as many instances as it may have now.
+    fn held_back(&self, now: Tick) -> Option<Tick> {
+        let background = &self.outlook.background;
+        let has = self.running.iter().flatten().filter(|running| running.priority == Priority::Batch).count();
+        background.about_until(now).filter(|_| has >= background.instances_max(now, self.running.len()))
     }
 
     fn too_late(&self, now: Tick, claim: &Claim, work: usize, largest: usize) -> Option<Refusal> {
@@ -226,12 +202,15 @@ impl<I> Former<I> {
         // `lag` covers all but three in a thousand; the rest, and writing the answer, has this.
         let patience = budget - budget / MARGIN_SHARE;
         let before_last = work.saturating_sub(largest) as f64;
-        let needed = self.answered_in(self.drain_time(before_last), before_last, largest);
+        let (outlook, priority) = (&self.outlook, claim.priority);
+        let alone = outlook.pace_alone(priority);
+        let needed = outlook.answered_in(alone, outlook.drain_time(alone, before_last), before_last, largest);
         if needed > patience {
             return (!self.is_unsure(now)).then_some(Refusal::Impatient { needed, budget });
         }
         let ahead = self.queue.work_ahead(claim) + before_last;
-        let predicted = self.answered_in(self.start_in(now, ahead), ahead, largest);
+        let start = self.start_in(now, priority, ahead);
+        let predicted = outlook.answered_in(outlook.pace(now, priority), start, ahead, largest);
         let late_by = predicted.checked_sub(patience).filter(|late| !late.is_zero())?;
         Some(Refusal::Deadline { predicted, budget, retry_after: late_by.max(Duration::from_millis(1)) })
     }
@@ -240,54 +219,49 @@ impl<I> Former<I> {
     /// request is let through that would be refused. A lane that refuses all learns nothing, and
     /// would go on refusing long after what had slowed it down is over.
     fn is_unsure(&self, now: Tick) -> bool {
-        let idle = self.queue.items() == 0 && self.busy_until.iter().all(Option::is_none);
+        let idle = self.queue.items() == 0 && self.running.iter().all(Option::is_none);
         idle && now.since(self.last_batch) >= UNSURE_AFTER
-    }
-
-    /// How long all instances together take for this work, in the widest batches it can fill.
-    fn drain_time(&self, work: f64) -> Duration {
-        if work <= 0.0 {
-            return Duration::ZERO;
-        }
-        let tokens = self.full_batch_tokens(work);
-        let per_token = self.time.seconds(tokens) / tokens.max(1) as f64;
-        Duration::from_secs_f64(work / self.mean_density * per_token / self.busy_until.len() as f64)
-    }
-
-    /// Tokens in the widest batch that this much work can fill.
-    fn full_batch_tokens(&self, work: f64) -> usize {
-        let widest = self.limits.max_batch_items as f64 * self.mean_work;
-        (widest.min(work) / self.mean_density).clamp(1.0, self.limits.max_batch_tokens as f64) as usize
     }
 
     /// What instance number `instance`, which is free, should do now. What cannot be answered in
     /// time, and what nobody waits for any more, is taken out first.
     pub fn next(&mut self, now: Tick, instance: usize, dropped: &mut Dropped<I>) -> Decision<I> {
-        if let Some(busy) = self.busy_until.get_mut(instance) {
-            *busy = None;
+        if let Some(running) = self.running.get_mut(instance) {
+            *running = None;
         }
-        let Some((seed, candidates)) = self.candidates(now, dropped) else { return Decision::Idle };
-        let (places, extent) = self.choose(now, seed, &candidates);
-        let batch_is_all = places.len() == self.queue.items();
-        if batch_is_all && let Some(until) = self.worth_waiting(now, &places, &extent) {
+        let Some(candidates) = self.candidates(now, dropped) else { return Decision::Idle };
+        let priority = candidates.first().map_or(Priority::Batch, |seed| seed.priority);
+        if priority == Priority::Batch
+            && let Some(until) = self.held_back(now)
+        {
             return Decision::Wait(until);
         }
-        self.leave(now, instance, &places, extent)
+        let limits = self.limits_of(now, priority);
+        let (places, extent) = self.choose(&limits, &candidates);
+        let batch_is_all = places.len() == self.queue.items();
+        if batch_is_all && let Some(until) = self.worth_waiting(now, priority, &limits, &places, &extent) {
+            return Decision::Wait(until);
+        }
+        self.leave(now, instance, priority, &places, extent)
+    }
+
+    /// The limits of a batch of this class.
+    fn limits_of(&self, now: Tick, priority: Priority) -> LaneLimits {
+        LaneLimits { max_batch_tokens: self.outlook.tokens_max(now, priority), ..self.limits.clone() }
     }
 
     /// From now on batches are not held back for others: the lane closes.
     pub fn stop_waiting(&mut self) {
         self.limits.max_batch_delay = Duration::ZERO;
+        self.outlook.background.close();
     }
 
     /// A batch has ended.
     pub fn finished(&mut self, instance: usize, extent: &Extent, device_time: Duration) {
-        if let Some(busy) = self.busy_until.get_mut(instance) {
-            *busy = None;
+        if let Some(running) = self.running.get_mut(instance) {
+            *running = None;
         }
-        self.time.observe(extent.tokens(), device_time);
-        let density = extent.work as f64 / extent.tokens().max(1) as f64;
-        self.mean_density += 0.05 * (density.clamp(0.01, 1.0) - self.mean_density);
+        self.outlook.ran(extent, device_time);
     }
 
     /// Takes out every item whose client has gone, wherever it waits.
@@ -297,13 +271,18 @@ impl<I> Former<I> {
         gone.extend(places.into_iter().filter_map(|place| self.queue.remove(place)));
     }
 
-    /// The item that is due first, and those that may run with it, in order.
-    fn candidates(&mut self, now: Tick, dropped: &mut Dropped<I>) -> Option<(Due, Vec<Due>)> {
+    /// The item that is due first, and after it those that may run with it, in order: of its class, so
+    /// that no class waits for another's items while its batch runs.
+    fn candidates(&mut self, now: Tick, dropped: &mut Dropped<I>) -> Option<Vec<Due>> {
         loop {
-            self.narrowest = self.narrowest();
-            let horizon = self.limits.max_batch_items.saturating_mul(HORIZON_BATCHES);
-            let seen: Vec<Due> =
-                self.queue.in_order().take(horizon).map(|(place, entry)| self.due(now, place, entry)).collect();
+            let first = self.queue.in_order().next().map(|(_, entry)| entry.claim.priority)?;
+            let (horizon, narrowest) = (self.horizon(now, first), self.narrowest(now));
+            let seen: Vec<Due> = self
+                .queue
+                .in_order()
+                .take(horizon)
+                .map(|(place, entry)| self.due(now, place, entry, narrowest(entry.claim.priority)))
+                .collect();
             let mut dropped_any = false;
             for due in seen.iter().filter(|due| due.fate != Fate::Runs) {
                 let out = if due.fate == Fate::Gone { &mut dropped.gone } else { &mut dropped.late };
@@ -313,28 +292,46 @@ impl<I> Former<I> {
             if dropped_any {
                 continue;
             }
-            let seed = *seen.iter().find(|due| due.overdue).or_else(|| seen.first())?;
+            let class = || seen.iter().filter(|due| due.priority == first);
+            let seed = *class().find(|due| due.overdue).or_else(|| class().next())?;
             let joins = |due: &&Due| due.batchable && seed.batchable && due.group == seed.group;
             let mut candidates = vec![seed];
-            candidates.extend(seen.iter().filter(|due| due.place != seed.place).filter(joins));
-            return Some((seed, candidates));
+            candidates.extend(class().filter(|due| due.place != seed.place).filter(joins));
+            return Some(candidates);
         }
+    }
+
+    /// How many items of the order packing looks at: what so many batches of this class can hold.
+    fn horizon(&self, now: Tick, priority: Priority) -> usize {
+        let most = self.limits.max_batch_items;
+        let fit = self.outlook.tokens_max(now, priority) as f64 / self.outlook.mean_work(priority).max(1.0);
+        let batch = if priority == Priority::Batch { (fit.ceil() as usize).clamp(1, most.max(1)) } else { most };
+        batch.saturating_mul(HORIZON_BATCHES)
     }
 
     /// With a backlog, an item so near its deadline that only a narrow batch could meet it is let
     /// go: the narrow batch would take the device from those behind it, bring them near their
-    /// deadlines in turn, and so on until every batch is narrow.
-    fn narrowest(&self) -> usize {
-        let full = self.full_batch_tokens(f64::INFINITY);
-        if self.queue.work() >= BACKLOG_BATCHES * full { full / 2 } else { 0 }
+    /// deadlines in turn, and so on until every batch is narrow. How narrow, for each class: what
+    /// waits behind a class is no backlog of its.
+    fn narrowest(&self, now: Tick) -> impl Fn(Priority) -> usize + use<I> {
+        let [background, interactive, system] =
+            [Priority::Batch, Priority::Interactive, Priority::System].map(|class| {
+                let full = self.outlook.full_batch_tokens(self.outlook.pace(now, class), f64::INFINITY);
+                if self.queue.work_down_to(class) >= BACKLOG_BATCHES * full { full / 2 } else { 0 }
+            });
+        move |class| match class {
+            Priority::Batch => background,
+            Priority::Interactive => interactive,
+            Priority::System => system,
+        }
     }
 
-    fn due(&self, now: Tick, place: Place, entry: &Entry<I>) -> Due {
+    fn due(&self, now: Tick, place: Place, entry: &Entry<I>, narrowest: usize) -> Due {
         let left = now.until(entry.claim.deadline).as_secs_f64();
-        let tokens_max = self.tokens_within(left);
+        let tokens_max = self.outlook.time.careful_tokens_in(left);
         let fate = if (self.is_gone)(&entry.item) {
             Fate::Gone
-        } else if tokens_max < entry.load.work().max(self.narrowest) && !entry.is_probe {
+        } else if tokens_max < entry.load.work().max(narrowest) && !entry.is_probe {
             Fate::Late
         } else {
             Fate::Runs
@@ -350,62 +347,41 @@ impl<I> Former<I> {
         }
     }
 
-    /// The widest batch that ends within so many seconds, by a careful guess.
-    fn tokens_within(&self, seconds: f64) -> usize {
-        let fixed = self.time.careful_seconds(0);
-        let per_token = (self.time.careful_seconds(1_000_000) - fixed) / 1e6;
-        if seconds < fixed {
-            0
-        } else if per_token <= 0.0 {
-            usize::MAX
-        } else {
-            // `as` saturates, which is what a deadline far away should do.
-            ((seconds - fixed) / per_token) as usize
-        }
-    }
-
-    /// The places of the next batch, and its extent.
-    fn choose(&self, now: Tick, seed: Due, candidates: &[Due]) -> (Vec<Place>, Extent) {
-        debug_assert!(
-            candidates.first().is_some_and(|first| first.place == seed.place),
-            "the seed comes first at {now:?}"
-        );
-        let (class, below): (Vec<&Due>, Vec<&Due>) = candidates.iter().partition(|due| due.priority == seed.priority);
-        let shapes: Vec<Candidate> = class.iter().map(|due| due.candidate).collect();
+    /// The places of the next batch, and its extent. The first of the candidates is in it.
+    fn choose(&self, limits: &LaneLimits, candidates: &[Due]) -> (Vec<Place>, Extent) {
+        let shapes: Vec<Candidate> = candidates.iter().map(|due| due.candidate).collect();
         let overdue: Vec<usize> =
-            (0..class.len()).filter(|index| class.get(*index).is_some_and(|due| due.overdue)).collect();
-        let taken = match self.limits.packing {
-            Packing::Arrival => by_arrival(&shapes, &self.limits),
+            (0..candidates.len()).filter(|index| candidates.get(*index).is_some_and(|due| due.overdue)).collect();
+        let taken = match limits.packing {
+            Packing::Arrival => by_arrival(&shapes, limits),
             // What has been passed over too often goes next, in order.
             Packing::Length if overdue.len() > 1 => {
                 let late: Vec<Candidate> = overdue.iter().filter_map(|index| shapes.get(*index).copied()).collect();
-                by_arrival(&late, &self.limits).into_iter().filter_map(|index| overdue.get(index).copied()).collect()
+                by_arrival(&late, limits).into_iter().filter_map(|index| overdue.get(index).copied()).collect()
             }
-            Packing::Length => by_length(&shapes, &self.limits, &self.time),
+            Packing::Length => by_length(&shapes, limits, &self.outlook.time),
         };
-        let mut places: Vec<Place> = taken.iter().filter_map(|index| class.get(*index)).map(|due| due.place).collect();
-        let mut extent =
-            taken.iter().filter_map(|index| shapes.get(*index)).fold(Extent::EMPTY, |e, item| e.with(item));
-        if places.len() == class.len() {
-            let others: Vec<Candidate> = below.iter().map(|due| due.candidate).collect();
-            for index in fill(extent, &others, &self.limits, &self.time) {
-                if let (Some(due), Some(item)) = (below.get(index), others.get(index)) {
-                    places.push(due.place);
-                    extent = extent.with(item);
-                }
-            }
-        }
+        let mut places: Vec<Place> =
+            taken.iter().filter_map(|index| candidates.get(*index)).map(|due| due.place).collect();
+        let extent = taken.iter().filter_map(|index| shapes.get(*index)).fold(Extent::EMPTY, |e, item| e.with(item));
         places.sort_unstable();
         (places, extent)
     }
 
     /// Until when to wait for more, if that is worth it. One more item comes after `1 / rate`
     /// seconds and saves its share of the fixed cost, `fixed / rows`.
-    fn worth_waiting(&self, now: Tick, places: &[Place], extent: &Extent) -> Option<Tick> {
-        let full = extent.rows >= self.limits.max_batch_items
-            || extent.tokens() + extent.longest > self.limits.max_batch_tokens.min(extent.tokens_max);
-        let rate = self.arrivals.per_second(now);
-        if full || self.limits.max_batch_delay.is_zero() || rate * self.time.fixed_seconds() <= extent.rows as f64 {
+    fn worth_waiting(
+        &self,
+        now: Tick,
+        priority: Priority,
+        limits: &LaneLimits,
+        places: &[Place],
+        extent: &Extent,
+    ) -> Option<Tick> {
+        let full = extent.rows >= limits.max_batch_items
+            || extent.tokens() + extent.longest > limits.max_batch_tokens.min(extent.tokens_max);
+        let ((rate, last_arrival), time) = (self.outlook.arrivals(now, priority), &self.outlook.time);
+        if full || limits.max_batch_delay.is_zero() || rate * time.fixed_seconds() <= extent.rows as f64 {
             return None;
         }
         let chosen = |place: &Place| places.contains(place);
@@ -413,26 +389,33 @@ impl<I> Former<I> {
         let (oldest, deadline) = waiting.fold((Tick::NEVER, Tick::NEVER), |(oldest, deadline), (_, entry)| {
             (oldest.min(entry.arrived), deadline.min(entry.claim.deadline))
         });
-        let latest_start =
-            deadline - Duration::from_secs_f64(self.time.careful_seconds(extent.tokens() + extent.longest));
-        let quiet = self.last_arrival + Duration::from_secs_f64(GAPS_MAX / rate);
-        let until = latest_start.min(oldest + self.limits.max_batch_delay).min(quiet);
+        let latest_start = deadline - Duration::from_secs_f64(time.careful_seconds(extent.tokens() + extent.longest));
+        let quiet = last_arrival + Duration::from_secs_f64(GAPS_MAX / rate);
+        let until = latest_start.min(oldest + limits.max_batch_delay).min(quiet);
         (until > now).then_some(until)
     }
 
     /// Takes the batch out of the queue and counts it against those it went ahead of.
-    fn leave(&mut self, now: Tick, instance: usize, places: &[Place], extent: Extent) -> Decision<I> {
+    fn leave(
+        &mut self,
+        now: Tick,
+        instance: usize,
+        priority: Priority,
+        places: &[Place],
+        extent: Extent,
+    ) -> Decision<I> {
         if let Some(last) = places.last().copied() {
             let ahead = self.queue.in_order().map(|(place, _)| place).take_while(|place| *place < last);
             let passed: Vec<Place> = ahead.filter(|place| places.binary_search(place).is_err()).collect();
             passed.into_iter().for_each(|place| self.queue.pass_over(place));
         }
         let entries: Vec<Entry<I>> = places.iter().filter_map(|place| self.queue.take(*place)).collect();
-        entries.iter().for_each(|entry| self.learn_lag(now, entry.arrived, entry.expected));
+        entries.iter().for_each(|entry| self.outlook.learn_lag(now, priority, entry.arrived, entry.expected));
         self.last_batch = now;
-        let expected = Duration::from_secs_f64(self.time.seconds(extent.tokens()));
-        if let Some(busy) = self.busy_until.get_mut(instance) {
-            *busy = Some(now + expected);
+        let takes = Duration::from_secs_f64(self.outlook.time.seconds(extent.tokens()));
+        self.outlook.background.starts(now, priority, takes);
+        if let Some(running) = self.running.get_mut(instance) {
+            *running = Some(Running { until: now + takes, priority });
         }
         Decision::Run(Batch { entries, extent })
     }

@@ -252,6 +252,11 @@ impl<R: Runner> Shared<R> {
             match decision {
                 Decision::Run(batch) => {
                     self.metrics.waiting(state.former.queue().items());
+                    // What is left may be for an instance that was told of nothing: of what arrived it was
+                    // this one that was woken.
+                    if state.former.queue().items() > 0 {
+                        self.arrived.notify_one();
+                    }
                     return Some(batch);
                 }
                 Decision::Wait(until) => {

@@ -5,14 +5,15 @@
 //! work per second and still meets the oldest deadline; wait only while one more item would come
 //! sooner than the batch's fixed cost is worth.*
 //!
-//! What a lane promises, each tried by a property test in `tests/promises.rs`:
+//! What a lane promises, each tried by a property test in `tests/promises`:
 //!
 //! 1. **Nothing accepted is lost.** Every accepted item is answered exactly once: with an answer,
 //!    a failure of its own, or [`ItemError::Late`]; unless its client has gone.
 //! 2. **Limits hold.** A batch never exceeds `max_batch_items` or `max_batch_tokens` (padding
 //!    counted); the queue never exceeds its items and bytes.
 //! 3. **Nothing waits in vain.** The device is never free for longer than `max_batch_delay` while
-//!    an item waits, and never at all when waiting cannot widen the batch.
+//!    an item waits, and never at all when waiting cannot widen the batch; but for the instance that
+//!    background work leaves free (9).
 //! 4. **Nothing is passed over for ever.** Packing by length may let at most [`PASSED_OVER_MAX`]
 //!    batches go ahead of an item out of turn; then it goes with the next ones, in order.
 //! 5. **Tenants share by weight.** Start-time fair queueing (Goyal, Vin, Cheng, 1996) orders the
@@ -23,18 +24,29 @@
 //! 7. **One bad item fails alone.** A batch that fails is run once more item by item.
 //! 8. **Device time is conserved.** The shares in [`Served::device_time`] add up to the time the
 //!    batch took.
+//! 9. **Background work gives way.** Items of [`Priority::Batch`] run when no others wait, never in a
+//!    batch with others, and get all that others leave, but for what follows. While people are about,
+//!    which is until [`background::ABOUT`] after the last of them, background batches take no longer than a usual
+//!    interactive request takes alone (or one item, if that takes longer), so that is the most that who
+//!    comes alone waits; and where there are several instances background work leaves one of them free,
+//!    so that who comes alone waits for nobody. (Its batches may then take four times as long.) When
+//!    nobody is about its batches take at most [`background::CALM`], or what makes the fixed cost of a
+//!    batch a tenth of it: that is what the first who comes after a pause may wait. Background items fill
+//!    at most half the queue, and nobody else is refused, or let go, for what of them waits.
 //!
 //! The rule is in [`former`], which has no threads and reads no clock, so that a simulation can
 //! drive it; [`lane`] puts it behind a lock, with one operating-system thread for each instance.
 //!
 //! Not `tower::buffer` with `tower::batch`: neither sees token counts, tenants or deadlines.
 
-pub mod arrivals;
+pub mod background;
 pub mod former;
 pub mod lane;
+mod outlook;
 pub mod pack;
 pub mod pending;
 pub mod queue;
+pub mod rate;
 pub mod refusal;
 pub mod time_model;
 

@@ -114,24 +114,6 @@ pub fn by_length(candidates: &[Candidate], limits: &LaneLimits, time: &TimeModel
     best.and_then(|(_, low, high)| order.get(low..=high)).map(<[usize]>::to_vec).unwrap_or_default()
 }
 
-/// Adds items of `others` to a batch of this extent while there is room and it makes better use
-/// of the device, never making the batch longer. Indices into `others`.
-#[must_use]
-pub fn fill(mut extent: Extent, others: &[Candidate], limits: &LaneLimits, time: &TimeModel) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..others.len()).collect();
-    order.sort_by_key(|index| std::cmp::Reverse(others.get(*index).map_or(0, |c| c.length)));
-    let mut taken = Vec::new();
-    for index in order {
-        let Some(candidate) = others.get(index).filter(|c| c.length <= extent.longest) else { continue };
-        let wider = extent.with(candidate);
-        if wider.fits(limits) && time.rate(wider.work, wider.tokens()) >= time.rate(extent.work, extent.tokens()) {
-            extent = wider;
-            taken.push(index);
-        }
-    }
-    taken
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -206,15 +188,6 @@ mod tests {
             waiting[0].tokens_max = tokens_max;
             let taken = by_length(&waiting, &limits(64, 100_000), &TimeModel::default());
             prop_assert!(extent(&waiting, &taken).tokens() <= tokens_max);
-        }
-
-        #[test]
-        fn fill_never_lengthens(lengths in prop::collection::vec(1usize..200, 1..40), longest in 1usize..100) {
-            let extent = Extent { rows: 2, longest, work: longest, tokens_max: usize::MAX };
-            let others = candidates(&lengths);
-            for index in fill(extent, &others, &limits(16, 10_000), &TimeModel::default()) {
-                prop_assert!(others[index].length <= longest);
-            }
         }
     }
 }

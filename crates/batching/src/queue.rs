@@ -51,7 +51,6 @@ pub struct Queue<I> {
     classes: [Class<I>; 3],
     items: usize,
     bytes: usize,
-    work: usize,
     next_number: u64,
 }
 
@@ -60,6 +59,7 @@ struct Class<I> {
     due: BTreeMap<(u128, u64), Entry<I>>,
     virtual_time: u128,
     tenants: HashMap<TenantId, Share>,
+    work: usize,
 }
 
 #[derive(Debug, Default)]
@@ -71,8 +71,8 @@ struct Share {
 
 impl<I> Default for Queue<I> {
     fn default() -> Queue<I> {
-        let class = || Class { due: BTreeMap::new(), virtual_time: 0, tenants: HashMap::new() };
-        Queue { classes: [class(), class(), class()], items: 0, bytes: 0, work: 0, next_number: 0 }
+        let class = || Class { due: BTreeMap::new(), virtual_time: 0, tenants: HashMap::new(), work: 0 };
+        Queue { classes: [class(), class(), class()], items: 0, bytes: 0, next_number: 0 }
     }
 }
 
@@ -107,10 +107,10 @@ impl<I> Queue<I> {
         self.bytes
     }
 
-    /// Useful work they bring.
+    /// Useful work that items of this class and those above bring.
     #[must_use]
-    pub fn work(&self) -> usize {
-        self.work
+    pub fn work_down_to(&self, priority: Priority) -> usize {
+        self.classes.iter().take(class_of(priority) + 1).map(|class| class.work).sum()
     }
 
     /// Puts an item in its place.
@@ -125,7 +125,7 @@ impl<I> Queue<I> {
         share.weight = weight;
         self.items += 1;
         self.bytes += entry.load.bytes;
-        self.work += entry.load.work();
+        class.work += entry.load.work();
         class.due.insert((start, self.next_number), entry);
         self.next_number += 1;
     }
@@ -157,7 +157,7 @@ impl<I> Queue<I> {
         let entry = class.due.remove(&(place.start, place.number))?;
         self.items -= 1;
         self.bytes -= entry.load.bytes;
-        self.work -= entry.load.work();
+        class.work -= entry.load.work();
         if let Some(share) = class.tenants.get_mut(&entry.claim.tenant) {
             share.waiting_work -= entry.load.work() as u128;
         }

@@ -107,6 +107,26 @@ impl TimeModel {
         self.seconds(tokens) * (1.0 + 2.0 * self.spread)
     }
 
+    /// The widest batch that takes no longer than so many seconds, in the mean; 0 when none does.
+    #[must_use]
+    pub fn tokens_in(&self, seconds: f64) -> usize {
+        let Line { fixed, slope } = self.line;
+        if seconds < fixed {
+            0
+        } else if slope <= 0.0 {
+            usize::MAX
+        } else {
+            // `as` saturates, which is what a deadline far away should do.
+            ((seconds - fixed) / slope) as usize
+        }
+    }
+
+    /// The same with the usual error added.
+    #[must_use]
+    pub fn careful_tokens_in(&self, seconds: f64) -> usize {
+        self.tokens_in(seconds / (1.0 + 2.0 * self.spread))
+    }
+
     /// Useful work per second in a batch of `work` useful tokens that takes up `tokens` in all.
     #[must_use]
     pub fn rate(&self, work: usize, tokens: usize) -> f64 {

@@ -9,7 +9,7 @@ use halny_batching::{ItemError, Served};
 use halny_residency::{Answers, Inference, LoadedModel, Writing};
 use halny_tasks::{Answer, Item, Task};
 use halny_types::project::TaskKind;
-use halny_types::{Fault, RequestContext, Tick};
+use halny_types::{Fault, Priority, RequestContext, Tick};
 use http::HeaderMap;
 
 use crate::{ApiError, Shared};
@@ -99,6 +99,24 @@ pub fn admit<'a>(
     context.deadline = context.deadline.min(limit.map_or(Tick::NEVER, |limit| arrived + limit));
     model.admit(&context, profile)?;
     Ok(Admitted { shared, model, context, profile })
+}
+
+/// The same of a step of a route, for whose request `context` was made: it has what is left of that
+/// and, unless others go before it, no more than its model gives.
+///
+/// # Errors
+/// When the step has no chance.
+pub(crate) fn admit_within<'a>(
+    shared: &'a Shared,
+    context: &RequestContext,
+    model: &'a Arc<Inference>,
+) -> Result<Admitted<'a>, ApiError> {
+    let mut context = context.clone();
+    if context.priority != Priority::Batch {
+        context.deadline = context.deadline.min(context.arrived + model.deadline(None));
+    }
+    model.admit(&context, None)?;
+    Ok(Admitted { shared, model, context, profile: None })
 }
 
 impl Admitted<'_> {

@@ -11,7 +11,7 @@ use halny_cpu_pool::CpuPool;
 use halny_residency::{LoadedModel, Residency};
 use halny_telemetry::Metrics;
 use halny_types::project::Server;
-use halny_types::{RequestContext, TenantId, Tick};
+use halny_types::{Priority, RequestContext, TenantId, Tick};
 use halny_vectors::Collections;
 use halny_vectors::embedded::Store;
 
@@ -103,10 +103,14 @@ pub struct Shared {
     pub routes: Routes,
 }
 
-/// The header by which a client gives a request less time than its model's profile does.
+/// The header by which a client gives a request less time than its model's profile does; a background
+/// request also more, up to [`BACKGROUND_DEADLINE_MAX`].
 pub const DEADLINE_HEADER: &str = "x-halny-deadline-ms";
-/// The header by which a client says that its request gives way to others: `background`, or `interactive`.
+/// The header by which a client lets others go before a request: `background`. Without it, or with
+/// `interactive`, it is what a person waits for; nobody can ask for more.
 pub const PRIORITY_HEADER: &str = "x-halny-priority";
+/// The longest a background request may have.
+pub const BACKGROUND_DEADLINE_MAX: Duration = Duration::from_secs(3_600);
 /// The header by which a client names the profile that runs its request.
 pub const PROFILE_HEADER: &str = "x-halny-profile";
 
@@ -119,29 +123,65 @@ impl Shared {
         self.residency.get(name).map_err(|error| ApiError::from_blame(&error).with_param("model"))
     }
 
-    /// The context of a request that arrived at `arrived` and has `budget`, unless it asks for less.
+    /// The context of a request that arrived at `arrived` and has `budget`, unless it asks for less; if
+    /// others go before it, also if it asks for more.
     ///
     /// # Errors
-    /// When the deadline header is not a positive whole number.
-    pub fn context(
-        &self,
-        headers: &HeaderMap,
-        arrived: Tick,
-        mut budget: Duration,
-    ) -> Result<RequestContext, ApiError> {
-        if let Some(asked) = headers.get(DEADLINE_HEADER) {
-            let millis = asked.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
-            let millis = millis.ok_or_else(|| {
-                ApiError::invalid(format!("the header {DEADLINE_HEADER} takes a whole number of milliseconds above 0"))
-            })?;
-            budget = budget.min(Duration::from_millis(millis));
-        }
-        Ok(RequestContext::new(TenantId::anonymous(), arrived, budget))
+    /// When the deadline header is not a positive whole number, or the priority header no class that can
+    /// be asked for.
+    pub fn context(&self, headers: &HeaderMap, arrived: Tick, budget: Duration) -> Result<RequestContext, ApiError> {
+        let priority = priority(headers)?;
+        let budget = match (asked_budget(headers)?, priority) {
+            (None, _) => budget,
+            (Some(asked), Priority::Batch) => asked.min(BACKGROUND_DEADLINE_MAX),
+            (Some(asked), Priority::Interactive | Priority::System) => asked.min(budget),
+        };
+        Ok(RequestContext { priority, ..RequestContext::new(TenantId::anonymous(), arrived, budget) })
     }
 
     /// The profile a request names, if it names one.
     #[must_use]
     pub fn profile<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
         headers.get(PROFILE_HEADER).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// The class a request asks for.
+fn priority(headers: &HeaderMap) -> Result<Priority, ApiError> {
+    match headers.get(PRIORITY_HEADER).map(|value| value.as_bytes()) {
+        None | Some(b"interactive") => Ok(Priority::Interactive),
+        Some(b"background") => Ok(Priority::Batch),
+        Some(_) => Err(ApiError::invalid(format!("the header {PRIORITY_HEADER} takes `background` or `interactive`"))),
+    }
+}
+
+/// The time a request asks for.
+fn asked_budget(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(asked) = headers.get(DEADLINE_HEADER) else { return Ok(None) };
+    let millis = asked.to_str().ok().and_then(|text| text.parse::<u64>().ok()).filter(|millis| *millis > 0);
+    let millis = millis.ok_or_else(|| {
+        ApiError::invalid(format!("the header {DEADLINE_HEADER} takes a whole number of milliseconds above 0"))
+    })?;
+    Ok(Some(Duration::from_millis(millis)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_request_can_lower_its_class_and_nothing_else() {
+        let asked = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(PRIORITY_HEADER, value.parse().unwrap());
+            priority(&headers).ok()
+        };
+        assert_eq!(priority(&HeaderMap::new()).ok(), Some(Priority::Interactive));
+        assert_eq!(asked("interactive"), Some(Priority::Interactive));
+        assert_eq!(asked("background"), Some(Priority::Batch));
+        for refused in ["system", "Background", "batch", ""] {
+            assert_eq!(asked(refused), None, "{refused:?}");
+        }
     }
 }

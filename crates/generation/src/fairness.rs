@@ -6,7 +6,8 @@
 //! next. A tenant that comes back from having nothing to ask is lifted to the least counter of those
 //! that wait, so it neither saves up a share nor pays for having been alone.
 //!
-//! Priorities are strict: a class is looked at when no higher one waits. The counters are one set for
+//! Priorities are strict: a class is looked at when no higher one waits, and what runs of the background
+//! gives way to those above it that wait (see [`scheduler`](crate::scheduler)). The counters are one set for
 //! all classes.
 
 use std::collections::{HashMap, VecDeque};
@@ -66,6 +67,12 @@ impl<T> Waiting<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// How many of this class wait.
+    #[must_use]
+    pub fn len_of(&self, priority: Priority) -> usize {
+        self.tenants.values().map(|tenant| tenant.waiting[class(priority)].len()).sum()
     }
 
     /// Puts one behind those of its tenant and class.

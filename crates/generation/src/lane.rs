@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use halny_engine::{Decoder, LanguageModel};
 use halny_telemetry::GenerationMetrics;
-use halny_types::Tick;
+use halny_types::{Priority, RequestContext, Tick};
 use parking_lot::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -23,7 +23,7 @@ use crate::scheduler::{Scheduler, Settings, StepReport, check};
 pub struct LaneLimits {
     /// Requests that may wait.
     pub waiting: usize,
-    /// The longest a request may wait for its first step.
+    /// The longest a request may wait for its first step; one of the background as long as its deadline says.
     pub wait: Duration,
     /// What the scheduler may do.
     pub settings: Settings,
@@ -47,9 +47,17 @@ struct Shared {
     closed: AtomicBool,
 }
 
-/// What a caller needs to know to be refused early.
+/// What a caller needs to know to be refused early. Those of the background are kept apart: nobody else
+/// waits for them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Books {
+    first: Book,
+    background: Book,
+}
+
+/// What waits, and how fast it is admitted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Book {
     /// Requests that were sent and not yet seen by the thread.
     sent: usize,
     /// Requests that the thread has seen and not admitted.
@@ -63,6 +71,22 @@ struct Books {
 const SMOOTHING: f64 = 0.1;
 
 impl Books {
+    fn of(&mut self, priority: Priority) -> &mut Book {
+        if priority == Priority::Batch { &mut self.background } else { &mut self.first }
+    }
+
+    fn waiting(&self) -> usize {
+        self.first.ahead() + self.background.ahead()
+    }
+
+    /// Those of the background wait for all others, and then for their own.
+    fn predicted_wait(&self, priority: Priority) -> Duration {
+        let first = self.first.predicted_wait();
+        if priority == Priority::Batch { first.saturating_add(self.background.predicted_wait()) } else { first }
+    }
+}
+
+impl Book {
     fn ahead(&self) -> usize {
         self.sent + self.waiting
     }
@@ -218,32 +242,35 @@ impl Lane {
     ///
     /// # Errors
     /// Why, with the time after which it would be taken where that can be known.
-    pub fn admit(&self, deadline: Tick, now: Tick) -> Result<(), GenerationError> {
-        let refused = self.refusal(deadline, now);
+    pub fn admit(&self, context: &RequestContext, now: Tick) -> Result<(), GenerationError> {
+        let refused = self.refusal(context, now);
         if let Err(error) = &refused {
             self.shared.metrics.refused(error.reason());
         }
         refused
     }
 
-    fn refusal(&self, deadline: Tick, now: Tick) -> Result<(), GenerationError> {
+    fn refusal(&self, context: &RequestContext, now: Tick) -> Result<(), GenerationError> {
+        let RequestContext { deadline, priority, .. } = *context;
         if self.shared.closed.load(Ordering::Acquire) {
             return Err(GenerationError::Closed);
         }
         if now >= deadline {
             return Err(GenerationError::Late);
         }
-        let books = *self.shared.books.lock();
-        let between = Duration::try_from_secs_f64(books.between_admissions.max(0.1)).unwrap_or(Duration::MAX);
-        if books.ahead() >= self.limits.waiting {
-            return Err(GenerationError::QueueFull {
-                waiting: books.ahead(),
-                limit: self.limits.waiting,
-                retry_after: between,
-            });
+        let mut books = *self.shared.books.lock();
+        let between = books.of(priority).between_admissions.max(0.1);
+        let between = Duration::try_from_secs_f64(between).unwrap_or(Duration::MAX);
+        // Half the places are not for the background.
+        let (limit, wait) = match priority {
+            Priority::Batch => (self.limits.waiting.div_ceil(2), Duration::MAX),
+            Priority::Interactive | Priority::System => (self.limits.waiting, self.limits.wait),
+        };
+        if books.waiting() >= limit {
+            return Err(GenerationError::QueueFull { waiting: books.waiting(), limit, retry_after: between });
         }
-        let predicted = books.predicted_wait();
-        let budget = self.limits.wait.min(now.until(deadline));
+        let predicted = books.predicted_wait(priority);
+        let budget = wait.min(now.until(deadline));
         if predicted > budget {
             return Err(GenerationError::Wait { predicted, budget, retry_after: predicted - budget });
         }
@@ -260,11 +287,12 @@ impl Lane {
             error
         };
         check(&request, self.model.card().vocabulary, self.context).map_err(counted)?;
-        self.admit(request.context.deadline, Tick::now())?;
+        self.admit(&request.context, Tick::now())?;
+        let priority = request.context.priority;
         let (sender, events) = unbounded_channel();
         let outlet =
             Outlet { events: sender, arrived: request.context.arrived, shared: Arc::clone(&self.shared), ended: false };
-        self.shared.books.lock().sent += 1;
+        self.shared.books.lock().of(priority).sent += 1;
         let sent = self.commands.lock().as_ref().is_some_and(|commands| commands.send((request, outlet)).is_ok());
         if sent { Ok(Generation { events }) } else { Err(counted(GenerationError::Closed)) }
     }
@@ -300,15 +328,19 @@ fn serve(
         record(&shared.metrics, &report);
         let ratio = scheduler.cells_running() as f64 / cells.max(1) as f64;
         shared.metrics.holds(scheduler.running(), scheduler.waiting(), ratio);
-        shared.books.lock().admitted(report.admissions, scheduler.waiting(), Tick::now());
+        let (now, background) = (Tick::now(), scheduler.waiting_background());
+        let mut books = shared.books.lock();
+        books.first.admitted(report.admissions, scheduler.waiting() - background, now);
+        books.background.admitted(report.background_admissions, background, now);
     }
 }
 
 fn take(scheduler: &mut Scheduler<Outlet>, request: Request, outlet: Outlet) {
     {
         let mut books = outlet.shared.books.lock();
-        books.sent -= 1;
-        books.waiting += 1;
+        let book = books.of(request.context.priority);
+        book.sent -= 1;
+        book.waiting += 1;
     }
     scheduler.submit(request, outlet);
 }
@@ -318,7 +350,7 @@ fn record(metrics: &GenerationMetrics, report: &StepReport) {
         let written = report.first_tokens.len() + report.gaps.len();
         metrics.stepped(report.read + report.written, written, report.device_time);
     }
-    if report.admissions > 0 {
+    if report.admissions + report.background_admissions > 0 {
         metrics.admitted(report.admitted.0, report.admitted.1);
     }
     if report.preempted > 0 {
@@ -329,5 +361,19 @@ fn record(metrics: &GenerationMetrics, report: &StepReport) {
     }
     for took in &report.gaps {
         metrics.next_token(*took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_the_background_but_the_background() {
+        let slow = Book { sent: 1, waiting: 99, between_admissions: 10.0, last_admission: None };
+        let books = Books { first: Book { waiting: 2, between_admissions: 0.5, ..Book::default() }, background: slow };
+        assert_eq!(books.predicted_wait(Priority::Interactive), Duration::from_secs(1));
+        assert_eq!(books.predicted_wait(Priority::Batch), Duration::from_secs(1_001));
+        assert_eq!(books.waiting(), 102);
     }
 }

@@ -21,6 +21,12 @@
 //! 7. **Equal seeds, equal text.** A request with a seed gets the same text whatever runs beside it.
 //! 8. **Prompts stay private.** Prefixes are shared within one tenant, never between two: how fast an
 //!    answer comes tells nothing about others' prompts.
+//! 9. **Background work makes room.** A background request (`Priority::Batch`) is admitted when no other
+//!    waits, and gives up its place and its cells, before the next step, to one that has none; prompts of
+//!    others are read before its own. It keeps its text and goes on when there is room again. Half the
+//!    places in the queue are not for the background, and no other request is refused for what of it waits.
+//!    Where there is room for both they share steps: a token written beside others costs a step far less
+//!    than a step, so a background writer slows the others down a little, and is not paused for them.
 //!
 //! Under pressure the youngest sequence is preempted: its cells are given up and its tokens, those
 //! already streamed included, are read again later. The rule is in [`scheduler`], which has no threads

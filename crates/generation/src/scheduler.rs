@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halny_engine::{Decoder, DecoderLimits, EngineError, LanguageModel, RunReport, StepToken};
-use halny_types::Tick;
+use halny_types::{Priority, Tick};
 
 use crate::budget::StepTimes;
 use crate::fairness::{READ, WRITTEN, Waiting};
@@ -45,8 +45,10 @@ pub struct StepReport {
     pub device_time: Duration,
     /// Prompt tokens of the requests that were admitted, and how many of them were known.
     pub admitted: (usize, usize),
-    /// Requests admitted for the first time.
+    /// Requests admitted for the first time: those of the background apart.
     pub admissions: usize,
+    /// Background requests admitted for the first time.
+    pub background_admissions: usize,
     /// Requests that gave way.
     pub preempted: usize,
     /// From arrival to first token, of those that got it.
@@ -125,6 +127,12 @@ impl<S: Sink> Scheduler<S> {
         self.waiting.len()
     }
 
+    /// Background requests among them.
+    #[must_use]
+    pub fn waiting_background(&self) -> usize {
+        self.waiting.len_of(Priority::Batch)
+    }
+
     /// Requests that run.
     #[must_use]
     pub fn running(&self) -> usize {
@@ -186,15 +194,25 @@ impl<S: Sink> Scheduler<S> {
         }
     }
 
-    /// Admits whoever is next for as long as there is room.
+    /// Admits whoever is next for as long as there is room. Background requests that run make room for
+    /// those of other classes.
     fn admit(&mut self, decoder: &mut dyn Decoder, report: &mut StepReport) {
         let mut deferred = Vec::new();
-        while self.running.len() < self.settings.running && deferred.len() < DEFERRED_MAX {
+        while deferred.len() < DEFERRED_MAX {
+            let full = self.running.len() >= self.settings.running;
+            if full && !(self.runs_background() && self.waiting.len() > self.waiting_background()) {
+                break;
+            }
             let Some(job) = self.waiting.pop() else { break };
             let most = job.tokens.len() - 1;
             let (known, idle) = self.prefixes.known(&job.space, &job.tokens, most);
             if self.is_being_read(&job, known) {
                 deferred.push(job);
+                continue;
+            }
+            if full {
+                self.put_back(job);
+                report.preempted += usize::from(self.preempt_youngest(decoder));
                 continue;
             }
             let left = job.request.max_tokens.saturating_sub(job.usage.written_tokens);
@@ -203,8 +221,13 @@ impl<S: Sink> Scheduler<S> {
             let fits = needed + idle + promised <= self.prefixes.available();
             // A request that does not fit beside others fits alone.
             if !fits && !self.running.is_empty() {
+                let gives_way = job.priority() > Priority::Batch && self.runs_background();
                 self.put_back(job);
-                break;
+                if !gives_way {
+                    break;
+                }
+                report.preempted += usize::from(self.preempt_youngest(decoder));
+                continue;
             }
             match self.prefixes.open(decoder, &job.space, &job.tokens, most) {
                 None => {
@@ -236,7 +259,10 @@ impl<S: Sink> Scheduler<S> {
         if !job.charged {
             job.charged = true;
             job.usage.shared_tokens = shared;
-            report.admissions += 1;
+            match job.priority() {
+                Priority::Batch => report.background_admissions += 1,
+                Priority::Interactive | Priority::System => report.admissions += 1,
+            }
             report.admitted.0 += job.tokens.len();
             report.admitted.1 += shared;
             self.waiting.charge(&job.space.tenant, READ * (job.tokens.len() - shared) as u64);
@@ -266,7 +292,7 @@ impl<S: Sink> Scheduler<S> {
             if self.running.is_empty() {
                 return Plan::default();
             }
-            if self.preempt_youngest(decoder) {
+            if self.running.len() > 1 && self.preempt_youngest(decoder) {
                 report.preempted += 1;
             } else {
                 // It has all cells to itself: it was never checked, or the decoder has fewer than it says.
@@ -283,7 +309,11 @@ impl<S: Sink> Scheduler<S> {
         let mut plan = Plan { adapter: self.next_adapter(), ..Plan::default() };
         let mut members: Vec<usize> =
             (0..self.running.len()).filter(|place| self.running[*place].job.request.adapter == plan.adapter).collect();
-        members.sort_by_key(|place| self.running[*place].job.order);
+        // Prompts of the background are read last.
+        members.sort_by_key(|place| {
+            let job = &self.running[*place].job;
+            (std::cmp::Reverse(job.priority()), job.order)
+        });
         let cells = self.prefixes.available();
         for place in members.iter().filter(|place| self.running[**place].due() == 1) {
             plan.add(&self.running, *place, 1);
@@ -315,14 +345,18 @@ impl<S: Sink> Scheduler<S> {
         after.or(wanted.first()).copied().flatten()
     }
 
-    /// The youngest of the least urgent gives up its cells and waits again. Not the last one: it has
-    /// all cells to itself.
+    fn runs_background(&self) -> bool {
+        self.running.iter().any(|running| running.job.priority() == Priority::Batch)
+    }
+
+    /// The youngest of the least urgent gives up its cells and waits again. The last one is asked to only
+    /// for a more urgent one: it has all cells to itself.
     fn preempt_youngest(&mut self, decoder: &mut dyn Decoder) -> bool {
         let youngest = (0..self.running.len()).max_by_key(|place| {
             let job = &self.running[*place].job;
             (std::cmp::Reverse(job.priority()), job.order)
         });
-        let Some(place) = youngest.filter(|_| self.running.len() > 1) else { return false };
+        let Some(place) = youngest else { return false };
         let Running { mut job, sequence, .. } = self.running.remove(place);
         self.prefixes.close(decoder, sequence);
         job.usage.preemptions += 1;

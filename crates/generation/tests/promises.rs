@@ -138,7 +138,7 @@ struct Asked {
     tail: Vec<u8>,
     max_tokens: usize,
     adapter: Option<usize>,
-    urgent: bool,
+    priority: Priority,
 }
 
 fn asked() -> impl Strategy<Value = Asked> {
@@ -151,9 +151,9 @@ fn asked() -> impl Strategy<Value = Asked> {
         prop::collection::vec(0u8..3, 1..20),
         1usize..30,
         prop::option::weighted(0.2, 0usize..2),
-        prop::bool::weighted(0.2),
+        prop_oneof![3 => Just(Priority::Interactive), 1 => Just(Priority::System), 2 => Just(Priority::Batch)],
     )
-        .prop_map(|(at, leaves, tenant, trunk, tail, max_tokens, adapter, urgent)| Asked {
+        .prop_map(|(at, leaves, tenant, trunk, tail, max_tokens, adapter, priority)| Asked {
             at,
             leaves,
             tenant,
@@ -161,7 +161,7 @@ fn asked() -> impl Strategy<Value = Asked> {
             tail,
             max_tokens,
             adapter,
-            urgent,
+            priority,
         })
 }
 
@@ -170,9 +170,7 @@ fn made(asked: &Asked) -> Request {
     let prompt: Vec<TokenId> = trunk.chain(asked.tail.iter().map(|byte| TokenId::from(*byte))).collect();
     let mut request = request(["a", "b", "c"][usize::from(asked.tenant)], prompt, asked.max_tokens);
     request.adapter = asked.adapter;
-    if asked.urgent {
-        request.context.priority = Priority::System;
-    }
+    request.context.priority = asked.priority;
     request
 }
 
@@ -414,4 +412,51 @@ fn device_time_is_shared_out_to_the_last_nanosecond() {
     let shared: Duration =
         clients.iter().map(|client| client.0.borrow().finished.as_ref().unwrap().usage.device_time).sum();
     assert_eq!(shared, total);
+}
+
+/// All places, or all cells, are the background's; someone comes who is not of it.
+#[test]
+fn background_requests_make_room_and_lose_nothing() {
+    for (running, cells) in [(1, 400), (3, 400), (8, 85)] {
+        let mut world = World::new(limits(cells, 8, 32, true), settings(running));
+        let long = |tail: TokenId| {
+            let mut request = request("a", (0..20).map(|at| at % 7 + tail).collect(), 60);
+            request.context.priority = Priority::Batch;
+            request
+        };
+        let written_long = (0..200).map(long).filter(|request| alone(request).len() > 55).take(4);
+        let background: Vec<(Request, Client)> =
+            written_long.map(|request| (request.clone(), world.submit(request))).collect();
+        assert_eq!(background.len(), 4);
+        (0..45).for_each(|_| _ = world.step());
+        assert!(world.scheduler.running() > 0 && world.scheduler.waiting_background() > 0, "there is no room left");
+        let asked = request("b", (50..70).collect(), 10);
+        let client = world.submit(asked.clone());
+        let gave_way = world.step().preempted;
+        assert!(gave_way > 0, "with {running} places and {cells} cells");
+        // Its prompt fits a step: it has its first token, if it has any, and goes on with every step.
+        let steps = alone(&asked).len() + 1;
+        (0..steps).for_each(|_| _ = world.step());
+        assert!(client.0.borrow().finished.is_some(), "{running} places, {cells} cells");
+        world.run_out();
+        for (request, client) in &background {
+            assert_eq!(client.0.borrow().text, alone(request));
+        }
+        world.scheduler.forget(&mut world.decoder);
+        assert_eq!(world.taken(), 0);
+    }
+}
+
+#[test]
+fn background_requests_share_steps_where_there_is_room() {
+    let mut world = World::new(limits(1_000, 8, 64, true), settings(8));
+    let mut background = request("a", (1..20).collect(), 30);
+    background.context.priority = Priority::Batch;
+    let _client = world.submit(background);
+    let _other = world.submit(request("b", (30..60).collect(), 30));
+    let mut preempted = 0;
+    for _ in 0..200 {
+        preempted += world.step().preempted;
+    }
+    assert_eq!((preempted, world.scheduler.running()), (0, 0));
 }

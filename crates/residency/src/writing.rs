@@ -79,7 +79,7 @@ impl Writing {
         let now = Tick::now();
         let mut refused = None;
         for profile in self.named(profile)? {
-            match profile.lane.admit(context.deadline, now) {
+            match profile.lane.admit(context, now) {
                 Ok(()) => return Ok(()),
                 Err(error) => refused = refused.or(Some(error)),
             }

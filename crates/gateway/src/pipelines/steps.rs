@@ -13,7 +13,6 @@ use halny_residency::Inference;
 use halny_tasks::{Answer, Task};
 use halny_types::project::TaskKind;
 use halny_types::{Fault, RequestContext};
-use http::HeaderMap;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -28,21 +27,20 @@ use crate::{ApiError, Shared, classify, rerank};
 const IMAGE_BYTES: usize = 1 << 20;
 
 /// The models and collections of this process.
+///
+/// What a client's headers say of its request, its deadline and its class, the context has already; the profile
+/// they name is none of another model.
 pub(super) struct Steps {
     shared: Shared,
-    /// What a step's request says beside its context: nothing. A client's headers are about its own request, whose
-    /// deadline the context has already, and whose profile is none of another model.
-    headers: HeaderMap,
 }
 
 impl Steps {
     pub(super) fn of(shared: &Shared) -> Steps {
-        Steps { shared: shared.clone(), headers: HeaderMap::new() }
+        Steps { shared: shared.clone() }
     }
 
     fn admit<'a>(&'a self, context: &RequestContext, model: &'a Arc<Inference>) -> Result<Admitted<'a>, ApiError> {
-        let limit = context.arrived.until(context.deadline);
-        prepare::admit(&self.shared, &self.headers, context.arrived, Some(limit), model)
+        prepare::admit_within(&self.shared, context, model)
     }
 
     fn few(&self, count: usize) -> Result<(), ApiError> {

@@ -341,7 +341,7 @@ async fn write<F: DeserializeOwned + Send + 'static>(
 ) -> Result<Response, ApiError> {
     let form = operation(body::json(shared, headers, body).await?);
     let chosen = at.choose(shared).await?;
-    let write = form.write(&Texts { shared, headers, arrived: arrived.0, limit: None }, &chosen).await?;
+    let write = form.write(&Texts { shared, headers, arrived: arrived.0, within: None }, &chosen).await?;
     let number = make(at, &chosen, vec![write], wait).await?;
     small(shared, arrived, updated(number, wait)).await
 }
@@ -397,7 +397,7 @@ pub(super) async fn batch(
             return Err(ApiError::invalid(text));
         }
         let chosen = at.choose(&shared).await?;
-        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, limit: None };
+        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, within: None };
         let mut writes = Vec::with_capacity(forms.operations.len());
         for form in forms.operations {
             writes.push(form.write(&texts, &chosen).await?);

@@ -475,7 +475,7 @@ async fn answer(
     mut forms: Vec<QueryForm>,
 ) -> Result<Vec<Points>, ApiError> {
     let chosen = at.choose(shared).await?;
-    embed(&Texts { shared, headers, arrived: arrived.0, limit: None }, &chosen, &mut forms).await?;
+    embed(&Texts { shared, headers, arrived: arrived.0, within: None }, &chosen, &mut forms).await?;
     let lookups = lookups(shared, &forms).await?;
     let run = move |space: &dyn halny_vectors::Points| -> Result<Vec<Points>, ApiError> {
         let asked = forms.into_iter().map(|form| form.alone(&lookups)).collect::<Result<Vec<_>, ApiError>>()?;
@@ -556,7 +556,7 @@ pub(super) async fn groups(
     let answer = async {
         let mut form: QueryForm = body::json(&shared, &headers, body).await?;
         let chosen = at.choose(&shared).await?;
-        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, limit: None };
+        let texts = Texts { shared: &shared, headers: &headers, arrived: arrived.0, within: None };
         embed(&texts, &chosen, std::slice::from_mut(&mut form)).await?;
         let by = form.group_by.take().ok_or_else(|| ApiError::invalid("`group_by` names the field to group by"))?;
         let by = by.parse::<JsonPath>().map_err(VectorsError::from)?;

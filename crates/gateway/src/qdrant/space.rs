@@ -4,14 +4,13 @@
 //! swapped meanwhile, what it asks and what it finds are of one model version.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Query};
 use axum::response::Response;
 use halny_residency::Inference;
 use halny_tasks::Answer;
 use halny_types::project::TaskKind;
-use halny_types::{Fault, Tick};
+use halny_types::{Fault, RequestContext, Tick};
 use halny_vectors::embedded::Store;
 use halny_vectors::{Collections, EmbeddingSpace, Named, Points, Spaces, VectorsError};
 use http::HeaderMap;
@@ -247,8 +246,8 @@ pub(super) struct Texts<'a> {
     pub(super) shared: &'a Shared,
     pub(super) headers: &'a HeaderMap,
     pub(super) arrived: Tick,
-    /// The time there is from then on, where it is less than the model gives.
-    pub(super) limit: Option<Duration>,
+    /// The request's context, where it is a step of a route: it has been made, and the headers say nothing.
+    pub(super) within: Option<&'a RequestContext>,
 }
 
 impl Texts<'_> {
@@ -271,7 +270,10 @@ impl Texts<'_> {
             return Err(VectorsError::Space { holds: Box::new(made.clone()), given }.into());
         }
         let model = chosen.model(self.shared, made)?;
-        let admitted = prepare::admit(self.shared, self.headers, self.arrived, self.limit, &model)?;
+        let admitted = match self.within {
+            Some(context) => prepare::admit_within(self.shared, context, &model)?,
+            None => prepare::admit(self.shared, self.headers, self.arrived, None, &model)?,
+        };
         let texts: Vec<String> = documents.into_iter().map(|document| document.text).collect();
         let make = |task: &halny_tasks::Task, text: String| Ok(task.tokenise(&text)?);
         let done = admitted.run(texts, String::len, make).await?;

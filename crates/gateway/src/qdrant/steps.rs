@@ -42,8 +42,7 @@ pub(crate) async fn search(
         SearchFor::Text(text) => {
             let chosen = Chosen::of(shared, collection);
             let headers = HeaderMap::new();
-            let limit = Some(context.arrived.until(context.deadline));
-            let texts = Texts { shared, headers: &headers, arrived: context.arrived, limit };
+            let texts = Texts { shared, headers: &headers, arrived: context.arrived, within: Some(context) };
             let vectors = texts.embed(&chosen, vec![Document { text, model: None }]).await?;
             (chosen.space, vectors.into_iter().next().unwrap_or_default())
         }
