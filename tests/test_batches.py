@@ -14,7 +14,7 @@ import projects
 import pytest
 import requests
 import work
-from conftest import Tiny
+from conftest import MINILM, Tiny
 from server import Server, wait_for
 
 ENDPOINT = "/v1/embeddings"
@@ -25,6 +25,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A server with tiny models that keeps files and jobs there."""
     folder = tmp_path_factory.mktemp(f"batches-{request.param}")
     models = [
+        projects.model("minilm", MINILM, "embed", projects.profile(precision="int8")),
         projects.model("tiny", tiny.embed.folder, "embed"),
         projects.model("rerank", tiny.rerank.folder, "rerank"),
     ]
@@ -233,7 +234,7 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(client: openai.OpenAI) -> No
 
 
 def test_what_was_done_of_a_cancelled_batch_is_kept(client: openai.OpenAI) -> None:
-    text = "\n".join(line(f"r{number}", [f"word {number} {other}" for other in range(200)]) for number in range(2_000))
+    text = "\n".join(line(f"r{number}", f"the cat sleeps on roof {number}", "minilm") for number in range(2_000))
     file = upload(client, text)
     batch = client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h")
     wait_for("some of it to be done", lambda: client.batches.retrieve(batch.id).request_counts.completed > 0)
@@ -266,9 +267,10 @@ def test_no_job_can_be_reached_from_the_clients_port(served: Server) -> None:
         assert requests.post(f"{served.url}{path}", json={}, timeout=30).status_code == 404
 
 
-def test_a_batch_goes_on_where_a_killed_server_was(tmp_path: Path, tiny: Tiny) -> None:
-    path = projects.write(tmp_path, [projects.model("tiny", tiny.embed.folder, "embed")], more="[jobs]\nlease_ms = 1000\n")
-    text = "\n".join(line(f"r{number}", [f"word {number} {other}" for other in range(100)]) for number in range(1_500))
+def test_a_batch_goes_on_where_a_killed_server_was(tmp_path: Path) -> None:
+    model = projects.model("minilm", MINILM, "embed", projects.profile(precision="int8"))
+    path = projects.write(tmp_path, [model], more="[jobs]\nlease_ms = 1000\n")
+    text = "\n".join(line(f"r{number}", f"the cat sleeps on roof {number}", "minilm") for number in range(1_500))
     with projects.serve(path) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         file = upload(client, text)

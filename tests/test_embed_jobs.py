@@ -17,7 +17,7 @@ import pytest
 import requests
 import work
 from conftest import MINILM, Tiny
-from server import CACHE, Server, wait_for
+from server import CACHE, Server
 
 #: Descriptions that the job which is preempted embeds: 63,666 for all of them.
 ROWS = int(os.environ.get("HALNY_EMBED_ROWS") or 3_000)
@@ -28,9 +28,8 @@ def texts(count: int) -> list[str]:
     return (CACHE / "data" / "debian-descriptions.txt").read_text(encoding="utf-8").splitlines()[:count]
 
 
-def collection(server: Server, name: str, size: int, **more: Any) -> None:
-    body = {"vectors": {"size": size, "distance": "Cosine"}, **more}
-    answer = requests.put(f"{server.url}/collections/{name}", json=body, timeout=30)
+def collection(server: Server, name: str, model: str = "tiny") -> None:
+    answer = requests.put(f"{server.url}/collections/{name}", json={"model": model}, timeout=30)
     assert answer.status_code == 200, answer.text
 
 
@@ -50,8 +49,11 @@ def points(server: Server, name: str) -> dict[Any, dict[str, Any]]:
 
 
 def embedded(server: Server, model: str, given: list[str]) -> np.ndarray[Any, Any]:
-    answer = requests.post(f"{server.url}/v1/embeddings", json={"model": model, "input": given}, timeout=60)
-    return np.array([one["embedding"] for one in answer.json()["data"]])
+    found: list[Any] = []
+    for at in range(0, len(given), 1_000):
+        form = {"model": model, "input": given[at : at + 1_000]}
+        found += requests.post(f"{server.url}/v1/embeddings", json=form, timeout=60).json()["data"]
+    return np.array([one["embedding"] for one in found])
 
 
 def expect(server: Server, name: str, expected: dict[Any, tuple[str, dict[str, Any]]]) -> None:
@@ -75,11 +77,6 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Any:
         assert "panicked" not in server.log()
 
 
-def made_by_tiny(server: Server, name: str) -> None:
-    size = len(embedded(server, "tiny", ["a"])[0])
-    collection(server, name, size, metadata=None)
-
-
 def run(server: Server, **order: Any) -> dict[str, Any]:
     job = work.submit(server, "embed-collection", order)
     return work.until(server, job["id"], "done")
@@ -90,8 +87,8 @@ def test_lines_of_json_become_points(served: Server) -> None:
     rows = [{"name": f"p{at}", "number": at + 10, "text": text, "deep": {"a": [at]}} for at, text in enumerate(given)]
     rows[5]["text"] = ""
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
-    made_by_tiny(served, "lines")
-    done = run(served, collection="lines", model="tiny", source={"path": "rows.jsonl"}, id="number")
+    collection(served, "lines")
+    done = run(served, collection="lines", source={"path": "rows.jsonl"}, id="number")
     assert done["result"] == {"collection": "lines", "written": 699, "skipped": 1}
     assert done["progress"]["done"] == done["progress"]["total"] == 700
     expect(served, "lines", {
@@ -103,8 +100,8 @@ def test_lines_of_json_become_points(served: Server) -> None:
 def test_lines_of_text_become_points(served: Server) -> None:
     folder, given = served.project.parent, texts(300)
     (folder / "rows.txt").write_text("\r\n".join(given), encoding="utf-8")
-    made_by_tiny(served, "text")
-    run(served, collection="text", model="tiny", source={"path": "rows.txt"}, payload=[])
+    collection(served, "text")
+    run(served, collection="text", source={"path": "rows.txt"}, payload=[])
     expect(served, "text", {at + 1: (text, {}) for at, text in enumerate(given)})
 
 
@@ -112,9 +109,9 @@ def test_rows_of_parquet_become_points(served: Server) -> None:
     folder, given = served.project.parent, texts(2_500)
     table = pa.table({"description": given, "size": list(range(2_500)), "extra": ["x"] * 2_500})
     pq.write_table(table, folder / "rows.parquet", row_group_size=400, compression="snappy")
-    made_by_tiny(served, "parquet")
+    collection(served, "parquet")
     source = {"path": "rows.parquet"}
-    run(served, collection="parquet", model="tiny", source=source, text="description", payload=["size"])
+    run(served, collection="parquet", source=source, text="description", payload=["size"])
     expect(served, "parquet", {at + 1: (text, {"size": at}) for at, text in enumerate(given)})
 
 
@@ -123,8 +120,8 @@ def test_an_uploaded_file_is_a_source(served: Server) -> None:
     body = "\n".join(json.dumps({"text": text}) for text in given).encode()
     form = {"purpose": (None, "user_data"), "file": ("a.jsonl", body)}
     file = requests.post(f"{served.url}/v1/files", files=form, timeout=30).json()["id"]
-    made_by_tiny(served, "uploaded")
-    run(served, collection="uploaded", model="tiny", source={"file": file, "format": "jsonl"})
+    collection(served, "uploaded")
+    run(served, collection="uploaded", source={"file": file, "format": "jsonl"})
     expect(served, "uploaded", {at + 1: (text, {"text": text}) for at, text in enumerate(given)})
 
 
@@ -134,7 +131,7 @@ def test_what_cannot_be_embedded_is_dead_with_the_reason(served: Server, tmp_pat
     (folder / "broken.parquet").write_bytes(b"PAR1" + b"\0" * 100)
     (tmp_path / "outside.txt").write_text("secret")
     (folder / "link.txt").symlink_to(tmp_path / "outside.txt")
-    made_by_tiny(served, "broken")
+    collection(served, "broken")
     for source, name, says in (
         ({"path": "none.txt"}, "broken", "cannot be read"),
         ({"path": "broken.jsonl"}, "broken", "line 2"),
@@ -142,7 +139,7 @@ def test_what_cannot_be_embedded_is_dead_with_the_reason(served: Server, tmp_pat
         ({"path": "link.txt"}, "broken", "outside"),
         ({"path": "rows.txt"}, "none", "none"),
     ):
-        job = work.submit(served, "embed-collection", {"collection": name, "model": "tiny", "source": source})
+        job = work.submit(served, "embed-collection", {"collection": name, "source": source})
         dead = work.until(served, job["id"], "dead")
         assert says in dead["error"] and "secret" not in dead["error"], dead["error"]
 
@@ -157,14 +154,12 @@ def test_each_text_is_embedded_once_however_often_the_job_is_preempted(tmp_path:
         with projects.serve(path) as server:
             warm = server.metric("halny_lane_finished_items", model="minilm")
             if not name:
-                collection(server, "all", 384)
-                order = {"collection": "all", "model": "minilm", "source": {"path": "all.txt"}}
+                collection(server, "all", "minilm")
+                order = {"collection": "all", "source": {"path": "all.txt"}}
                 name = work.submit(server, "embed-collection", order)["id"]
             if run_number < stops:
-                share = len(given) * (run_number + 1) // (stops + 1)
-                wait_for("some of it", lambda: (work.job(server, name)["progress"] or {}).get("done", 0) >= share, 900)
-                job = work.job(server, name)
-                assert job["state"] == "running"
+                share = len(given) * (run_number + 1) // (stops + 3)
+                work.until_it_has(server, name, share, patience_s=900)
             else:
                 done = work.until(server, name, "done", patience_s=900)
             count = requests.post(f"{server.url}/collections/all/points/count", json={"exact": True}, timeout=60)
@@ -196,10 +191,10 @@ def test_who_waits_is_served_while_a_job_embeds(tmp_path: Path) -> None:
     path = projects.write(tmp_path, [model], more=JOBS)
     (tmp_path / "all.txt").write_text("\n".join(texts(2_000)), encoding="utf-8")
     with projects.serve(path) as server:
-        collection(server, "all", 384)
-        order = {"collection": "all", "model": "minilm", "source": {"path": "all.txt"}}
+        collection(server, "all", "minilm")
+        order = {"collection": "all", "source": {"path": "all.txt"}}
         name = work.submit(server, "embed-collection", order)["id"]
-        wait_for("it to begin", lambda: (work.job(server, name)["progress"] or {}).get("done", 0) > 0)
+        work.until_it_has(server, name, 1)
         asked = 0
         while work.job(server, name)["state"] == "running":
             assert embedded(server, "minilm", ["how do I read a file"]).shape == (1, 384)

@@ -60,12 +60,14 @@ print(json.dumps({"steps": len(done), "runs": len(set(done))}))
 }
 
 
-def commands(**settings: dict[str, Any]) -> str:
-    """The tables `commands` of a project."""
+def commands(folder: Path, **settings: dict[str, Any]) -> str:
+    """The tables `commands` of a project, and the programs beside it."""
     text = ""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, program in PROGRAMS.items():
+        (folder / f"{name}.py").write_text(program, encoding="utf-8")
         more = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.get(name, {}).items())
-        text += f"[[commands]]\nname = {json.dumps(name)}\nprogram = {json.dumps([sys.executable, '-c', program])}\n{more}"
+        text += f"[[commands]]\nname = {json.dumps(name)}\nprogram = {json.dumps([sys.executable, f'{name}.py'])}\n{more}"
     return text
 
 
@@ -87,7 +89,7 @@ concurrency = 1
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without models, whose jobs are there."""
     folder = tmp_path_factory.mktemp(f"jobs-{request.param}")
-    limited = commands(hungry={"memory": "300MiB"}, spin={"cpu_s": 1}, look={"env": {"MODE": "test"}})
+    limited = commands(folder / "project", hungry={"memory": "300MiB"}, spin={"cpu_s": 1}, look={"env.MODE": "test"})
     with work.place(request.param, folder) as place:
         path = projects.write(folder / "project", [], more=place.text + QUEUES + limited)
         with projects.serve(path, SECRET_OF_THE_SERVER="hush", **place.variables) as server:
@@ -257,14 +259,14 @@ def test_metrics_tell_where_queues_stand(served: Server) -> None:
 
 
 def test_a_program_goes_on_from_its_checkpoint_when_its_server_stops_or_dies(tmp_path: Path) -> None:
-    path = projects.write(tmp_path, [], more=QUEUES + commands())
+    path = projects.write(tmp_path, [], more=QUEUES + commands(tmp_path))
     with projects.serve(path) as server:
         name = command(server, "count")["id"]
-        wait_for("it to count", lambda: (work.job(server, name)["progress"] or {}).get("done", 0) >= 5)
+        work.until_it_has(server, name, 5)
         assert server.stop() == 0
     with projects.serve(path) as server:
         # As many as there were when it was told to stop, at least.
-        wait_for("it to go on", lambda: (work.job(server, name)["progress"] or {}).get("done", 0) >= 22)
+        work.until_it_has(server, name, 22)
         server.send_signal(signal.SIGKILL)
     with projects.serve(path) as server:
         done = work.until(server, name, "done")
@@ -327,7 +329,7 @@ def test_a_webhook_is_signed_and_sent_until_it_is_taken(tmp_path: Path) -> None:
 
 
 def test_the_metadata_moves_to_another_database_with_nothing_lost(tmp_path: Path) -> None:
-    path = projects.write(tmp_path / "project", [], more=QUEUES + commands())
+    path = projects.write(tmp_path / "project", [], more=QUEUES + commands(tmp_path / "project"))
     with projects.serve(path) as server:
         done = [work.until(server, command(server, "echo", number)["id"], "done") for number in range(20)]
         waiting = command(server, "echo", "later", delay_ms=3_600_000, key="key")

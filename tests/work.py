@@ -58,6 +58,18 @@ def job(server: Server, name: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
+def until_it_has(server: Server, name: str, count: int, patience_s: float = PATIENCE_S) -> dict[str, Any]:
+    """Waits until a job that runs has done so much."""
+
+    def has() -> dict[str, Any] | None:
+        found = job(server, name)
+        if found["state"] not in ("ready", "running"):
+            raise AssertionError(f"the job is {found['state']}: {found}")
+        return found if (found["progress"] or {}).get("done", 0) >= count else None
+
+    return dict(wait_for(f"the job to do {count}", has, patience_s))
+
+
 def until(server: Server, name: str, *states: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
     """Waits until a job stands so."""
 

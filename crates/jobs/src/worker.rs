@@ -23,7 +23,7 @@ use crate::expire::Held;
 use crate::handler::{Failure, Handlers, Run, Stop};
 use crate::rows::whole;
 use crate::settings::QueueSettings;
-use crate::{Job, JobId, Jobs, JobsError, Usage};
+use crate::{Job, JobId, Jobs, JobsError, Progress, Usage};
 
 /// How often a worker looks for jobs that nobody told it of: those that other processes submit to a SQLite file.
 const POLL: Duration = Duration::from_millis(500);
@@ -162,7 +162,7 @@ impl Shared {
                 // As if this worker had been lost: another looks whether the place of blobs is there again.
                 tracing::warn!(%error, job = %id, "the checkpoint of a job cannot be read");
                 let outcome = Outcome::Failed { error: error.to_string(), is_fatal: false };
-                return self.end(&job, outcome, Usage::default(), began).await;
+                return self.end(&job, outcome, Usage::default(), None, began).await;
             }
         };
         let run = Run::new(self.jobs.clone(), job, resumed);
@@ -175,7 +175,9 @@ impl Shared {
         self.running.lock().remove(&id);
         let usage = std::mem::take(&mut *run.usage.lock());
         tracing::debug!(job = %id, epoch, ?outcome, "a try of a job ended");
-        self.end(run.job(), outcome, usage, began).await;
+        let told = std::mem::take(&mut *run.progress.lock());
+        let progress = told.is_new.then_some(&told.progress);
+        self.end(run.job(), outcome, usage, progress, began).await;
     }
 
     async fn last_checkpoint(&self, job: &Job) -> Result<Option<Value>, JobsError> {
@@ -220,13 +222,13 @@ impl Shared {
     }
 
     /// Writes how a try ended, for as long as the job is ours.
-    async fn end(&self, job: &Job, outcome: Outcome, usage: Usage, began: Tick) {
+    async fn end(&self, job: &Job, outcome: Outcome, usage: Usage, progress: Option<&Progress>, began: Tick) {
         let how = outcome.name(job);
         self.observer.ended(job, how, began.until(Tick::now()));
         if matches!(outcome, Outcome::Lost) {
             return;
         }
-        let ending = Ending::new(job, outcome, usage);
+        let ending = Ending::new(job, outcome, usage, progress);
         let patience = Tick::now() + self.jobs.settings().lease;
         loop {
             match self.jobs.shared.scribe.ask(ending.clone()).await {
@@ -301,7 +303,7 @@ impl Shared {
     }
 
     /// How far jobs are that have said so since they were last asked.
-    fn told(&self) -> Vec<(JobId, i64, crate::Progress)> {
+    fn told(&self) -> Vec<(JobId, i64, Progress)> {
         let running = self.running.lock();
         let told = running.values().filter_map(|run| {
             let mut told = run.progress.lock();
@@ -408,10 +410,12 @@ pub(crate) struct Ending {
     result: Option<String>,
     error: Option<String>,
     usage: Usage,
+    /// How far it was, where it said so since that was last written.
+    progress: Option<String>,
 }
 
 impl Ending {
-    fn new(job: &Job, outcome: Outcome, usage: Usage) -> Ending {
+    fn new(job: &Job, outcome: Outcome, usage: Usage, progress: Option<&Progress>) -> Ending {
         let mut ending = Ending {
             id: job.id,
             epoch: job.epoch,
@@ -422,6 +426,7 @@ impl Ending {
             result: None,
             error: job.error.clone(),
             usage,
+            progress: progress.and_then(|progress| serde_json::to_string(progress).ok()),
         };
         match outcome {
             Outcome::Done(result) => {
@@ -450,7 +455,8 @@ impl Ending {
                    state = CASE WHEN cancel_ms IS NOT NULL AND $3 IN ('ready', 'delayed') THEN 'cancelled' ELSE $3 END, \
                    ended_ms = CASE WHEN cancel_ms IS NOT NULL OR $4 = 1 THEN $5 ELSE NULL END, \
                    failures = $6, run_at_ms = CASE WHEN $7 > 0 THEN $5 + $7 ELSE run_at_ms END, \
-                   result = $8, error = $9, device_us = device_us + $10, tokens = tokens + $11, lease_until_ms = NULL \
+                   result = $8, error = $9, device_us = device_us + $10, tokens = tokens + $11, \
+                   progress = coalesce($12, progress), lease_until_ms = NULL \
                    WHERE id = $1 AND epoch = $2 AND state = 'running'";
         let changed = sqlx::query(sql)
             .bind(self.id.to_string())
@@ -464,6 +470,7 @@ impl Ending {
             .bind(&self.error)
             .bind(whole(self.usage.device_us))
             .bind(whole(self.usage.tokens))
+            .bind(&self.progress)
             .execute(&mut **write)
             .await?;
         if changed.rows_affected() == 0 { Err(JobsError::Fenced) } else { Ok(()) }

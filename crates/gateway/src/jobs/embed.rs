@@ -142,18 +142,14 @@ impl EmbedCollection {
         let points: Vec<Value> = chunk.into_iter().filter_map(|record| point(order, record)).collect();
         let written = points.len() as u64;
         if points.is_empty() {
-            return Sent { next, points: 0, skipped: count, answer: Some(nothing()) };
+            // Nothing but records without texts.
+            return Sent { next, points: 0, skipped: count, answer: Some(Answer::nothing()) };
         }
         let body = Bytes::from(json!({ "points": points }).to_string());
         let path = format!("/collections/{}/points?wait=true", escaped(&order.collection));
         let answer = self.inner.ask(run, Method::PUT, &path, &body).await;
         Sent { next, points: written, skipped: count - written, answer }
     }
-}
-
-/// A chunk of nothing but records without texts needs no request.
-fn nothing() -> Answer {
-    Answer { status: StatusCode::OK, id: String::new(), body: Value::Null }
 }
 
 async fn read(records: &mut Records) -> Result<(Vec<Record>, bool), Failure> {

@@ -77,7 +77,7 @@ fn shown(value: impl serde::Serialize) -> Result<Response, ApiError> {
 struct Submit {
     kind: String,
     queue: Option<String>,
-    #[serde(default)]
+    #[serde(default = "nothing")]
     payload: Value,
     #[serde(default)]
     priority: i32,
@@ -85,6 +85,10 @@ struct Submit {
     delay_ms: u64,
     timeout_ms: Option<u64>,
     max_attempts: Option<u32>,
+}
+
+fn nothing() -> Value {
+    json!({})
 }
 
 /// `POST /halny/v1/jobs`, with `Idempotency-Key` where it may be sent again.

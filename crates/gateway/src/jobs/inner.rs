@@ -23,6 +23,8 @@ use crate::state::{DEADLINE_HEADER, PRIORITY_HEADER};
 const DEADLINE_MS: u64 = 3_600_000;
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// However soon the server says that there will be room, others want it too.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// The pauses before a request is made again that the server had no time for.
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -40,6 +42,15 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) id: String,
     pub(super) body: Value,
+    /// When another try may do, where the server says so.
+    again_after: Option<Duration>,
+}
+
+impl Answer {
+    /// An answer to what needs no asking.
+    pub(super) fn nothing() -> Answer {
+        Answer { status: StatusCode::OK, id: String::new(), body: Value::Null, again_after: None }
+    }
 }
 
 impl Inner {
@@ -64,7 +75,8 @@ impl Inner {
             if !again {
                 return Some(answer);
             }
-            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+            let pause_now = answer.again_after.map_or(pause, |after| after.clamp(PAUSE_MIN, pause));
+            let jittered = pause_now.mul_f64(rand::rng().random_range(0.5..1.0));
             tokio::select! {
                 () = tokio::time::sleep(jittered) => {}
                 _ = run.stopped() => return None,
@@ -79,6 +91,7 @@ impl Inner {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             id: id.clone(),
             body: serde_json::json!({ "error": { "message": text, "type": "server_error", "param": null, "code": "internal" } }),
+            again_after: None,
         };
         let Ok(called) = HeaderValue::from_str(&id) else { return broken("the request has no name") };
         let request = Request::builder()
@@ -96,11 +109,13 @@ impl Inner {
             Err(error) => match error {},
         };
         let status = response.status();
+        let after = response.headers().get("retry-after-ms").and_then(|after| after.to_str().ok()?.parse().ok());
+        let again_after = after.map(Duration::from_millis);
         let Ok(whole) = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await else {
             return broken("the answer broke off, or is too long");
         };
         match serde_json::from_slice(&whole.to_bytes()) {
-            Ok(body) => Answer { status, id, body },
+            Ok(body) => Answer { status, id, body, again_after },
             Err(_) => broken("the answer is no JSON"),
         }
     }
