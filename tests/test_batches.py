@@ -234,7 +234,7 @@ def test_a_batch_that_has_ended_cannot_be_cancelled(client: openai.OpenAI) -> No
 
 
 def test_what_was_done_of_a_cancelled_batch_is_kept(client: openai.OpenAI) -> None:
-    text = "\n".join(line(f"r{number}", f"the cat sleeps on roof {number}", "minilm") for number in range(2_000))
+    text = "\n".join(line(f"r{number}", f"the cat sleeps on roof {number}", "minilm") for number in range(6_000))
     file = upload(client, text)
     batch = client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h")
     wait_for("some of it to be done", lambda: client.batches.retrieve(batch.id).request_counts.completed > 0)
@@ -242,7 +242,7 @@ def test_what_was_done_of_a_cancelled_batch_is_kept(client: openai.OpenAI) -> No
     batch = ended(client, batch.id)
     assert batch.status == "cancelled"
     done, left = lines(client, batch.output_file_id), lines(client, batch.error_file_id)
-    assert [answer["custom_id"] for answer in done + left] == [f"r{number}" for number in range(2_000)]
+    assert [answer["custom_id"] for answer in done + left] == [f"r{number}" for number in range(6_000)]
     assert all(error["error"]["code"] == "batch_cancelled" and error["response"] is None for error in left)
     assert (batch.request_counts.completed, batch.request_counts.failed) == (len(done), len(left))
     assert done and left

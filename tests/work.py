@@ -65,7 +65,8 @@ def until_it_has(server: Server, name: str, count: int, patience_s: float = PATI
         found = job(server, name)
         if found["state"] not in ("ready", "running"):
             raise AssertionError(f"the job is {found['state']}: {found}")
-        return found if (found["progress"] or {}).get("done", 0) >= count else None
+        done = (found["progress"] or {}).get("done", 0)
+        return found if found["state"] == "running" and done >= count else None
 
     return dict(wait_for(f"the job to do {count}", has, patience_s))
 

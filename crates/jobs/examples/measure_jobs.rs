@@ -1,6 +1,6 @@
 //! Queues that are measured from outside: `make bench-jobs` runs this beside its peers.
 //!
-//! `cargo run --release --package halny-jobs --example measure -- PLACE [JOBS [RATE SECONDS]]` prints one line of JSON.
+//! `cargo run --release --package halny-jobs --example measure_jobs -- PLACE [JOBS [RATE SECONDS]]` prints one line of JSON.
 //! PLACE is an empty folder (SQLite), or the URL of an empty PostgreSQL database. Throughput is that of empty jobs, all
 //! submitted before one worker starts, from its start until none is left. Latency is from just before a job is
 //! submitted, at a steady rate while a worker waits, until its handler's first line.
