@@ -29,7 +29,7 @@ async fn on_postgres() -> Ground {
     let (first, second) = (place("postgres"), place("second"));
     let database = Database::open(&first).await.unwrap();
     // Not in a transaction.
-    sqlx::query("CREATE DATABASE second").execute(&mut database.read().await.unwrap()).await.unwrap();
+    sqlx::query("CREATE DATABASE second").execute(&mut *database.read().await.unwrap()).await.unwrap();
     database.close().await;
     Ground { first, second, _folder: tempfile::tempdir().unwrap(), _server: Some(server) }
 }
@@ -72,7 +72,7 @@ async fn schedule(database: &Database, name: &str, next: i64) {
 
 async fn names(database: &Database) -> Vec<String> {
     let sql = "SELECT name FROM schedules ORDER BY next_ms";
-    let rows = sqlx::query(sql).fetch_all(&mut database.read().await.unwrap()).await.unwrap();
+    let rows = sqlx::query(sql).fetch_all(&mut *database.read().await.unwrap()).await.unwrap();
     rows.iter().map(|row| row.get("name")).collect()
 }
 
@@ -85,7 +85,7 @@ async fn what_is_dropped_did_nothing_and_what_was_committed_stays(ground: Ground
     database.close().await;
     let database = Database::open(&ground.first).await.unwrap();
     assert_eq!(names(&database).await, ["kept"]);
-    let rows = sqlx::query("SELECT value FROM meta").fetch_all(&mut database.read().await.unwrap()).await.unwrap();
+    let rows = sqlx::query("SELECT value FROM meta").fetch_all(&mut *database.read().await.unwrap()).await.unwrap();
     assert!(rows.is_empty());
 }
 
