@@ -10,7 +10,7 @@ use halny_types::Fault;
 use http::{StatusCode, Uri};
 
 use crate::admission::{Door, admit, shape_of};
-use crate::{ApiError, Shared, classify, health, oip, openai, pipelines, playground, qdrant, rerank};
+use crate::{ApiError, Shared, classify, feast, features, health, oip, openai, pipelines, playground, qdrant, rerank};
 
 /// The patterns that metrics know routes by.
 pub(crate) const LABELS: [&str; 43] = [
@@ -59,6 +59,11 @@ pub(crate) const LABELS: [&str; 43] = [
     "/inference.GRPCInferenceService/ModelConfig",
 ];
 
+/// The patterns of every protocol.
+pub(crate) fn labels() -> impl Iterator<Item = &'static str> {
+    [LABELS.as_slice(), &qdrant::LABELS, &feast::LABELS, &features::LABELS].into_iter().flatten().copied()
+}
+
 /// What clients reach.
 pub fn data_router(shared: &Shared) -> Router {
     let mut router = Router::new()
@@ -83,6 +88,8 @@ pub fn data_router(shared: &Shared) -> Router {
     let router = router
         .merge(oip::http_routes())
         .merge(qdrant::routes())
+        .merge(feast::routes())
+        .merge(features::routes())
         .with_state(shared.clone())
         .merge(oip::grpc_routes(shared));
     let own = shared.clone();
@@ -97,6 +104,7 @@ pub fn admin_router(shared: &Shared) -> Router {
         .route("/halny/v1/reload", post(reload))
         .merge(oip::admin_routes())
         .merge(qdrant::admin_routes())
+        .merge(features::admin_routes())
         .with_state(shared.clone());
     behind_door(router, shared, nothing_here).layer(from_fn(crate::server::loopback_names_only))
 }
@@ -131,12 +139,11 @@ async fn reload(axum::extract::State(shared): axum::extract::State<Shared>) -> S
 
 #[cfg(test)]
 mod tests {
-    use super::LABELS;
     use halny_types::project::routes::is_reserved;
 
     #[test]
     fn no_route_of_a_project_can_have_a_path_of_halnys_own() {
-        for path in LABELS.iter().chain(&crate::qdrant::LABELS) {
+        for path in super::labels() {
             assert!(is_reserved(path), "{path}");
         }
     }

@@ -3,6 +3,9 @@
 mod bench;
 mod check;
 mod engines;
+mod feature_stores;
+mod features;
+mod operator;
 mod project;
 mod serve;
 mod starts;
@@ -29,6 +32,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Send load to a server and report throughput, latency and refusals
     Bench(Box<bench::BenchArgs>),
+    /// Work on the features of a running server
+    Features(features::FeaturesArgs),
     /// Work on the collections of vectors of a running server
     Vectors(vectors::VectorsArgs),
 }
@@ -37,6 +42,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => serve::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Features(args) => features::run(args),
         Verb::Vectors(args) => vectors::run(args),
         Verb::Bench(args) => tokio::runtime::Runtime::new()
             .map_err(anyhow::Error::from)

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use halny_types::project::{Checked, check};
+use halny_features::Definitions;
+use halny_types::project::{Checked, Problem, check};
 
 /// The name of a project file.
 pub(crate) const FILE_NAME: &str = "halny.toml";
@@ -37,14 +38,20 @@ impl ProjectFile {
                 for warning in &checked.warnings {
                     tracing::warn!("{}", warning.render(&name));
                 }
+                // Expressions of features are compiled by who evaluates them.
+                if let Err(problems) = Definitions::new(&checked.project) {
+                    return not_right(&name, problems.into_iter().map(|problem| problem.located(&self.text)));
+                }
                 Ok(checked)
             }
-            Err(problems) => {
-                let lines: Vec<String> = problems.iter().map(|problem| problem.render(&name)).collect();
-                bail!("the project file is not right\n{}", lines.join("\n"))
-            }
+            Err(problems) => not_right(&name, problems.into_iter()),
         }
     }
+}
+
+fn not_right(name: &str, problems: impl Iterator<Item = Problem>) -> anyhow::Result<Checked> {
+    let lines: Vec<String> = problems.map(|problem| problem.render(name)).collect();
+    bail!("the project file is not right\n{}", lines.join("\n"))
 }
 
 /// The folder for what may be kept between starts: the project's, `$HALNY_CACHE`, `~/.cache/halny`.
