@@ -5,6 +5,7 @@
 //! takes memory, or a turn from other joins. The answer leaves as it is made.
 
 use std::io::{self, Read as _, Seek as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -97,12 +98,23 @@ struct Reading {
     piece: Buffer,
     /// Since the last batch.
     bytes: usize,
+    /// Whether there was one.
+    any: bool,
     ended: bool,
 }
 
 impl Reading {
     fn new(file: std::fs::File) -> Reading {
-        Reading { file, decoder: StreamDecoder::new(), piece: Buffer::from(Vec::<u8>::new()), bytes: 0, ended: false }
+        let (decoder, piece) = (StreamDecoder::new(), Buffer::from(Vec::<u8>::new()));
+        Reading { file, decoder, piece, bytes: 0, any: false, ended: false }
+    }
+
+    /// The next batch, if it is in what was read. The decoder panics at offsets that lie.
+    fn decode(&mut self) -> Result<Option<RecordBatch>, FeaturesError> {
+        let lies = |_| FeaturesError::Invalid("the body is an Arrow IPC stream whose offsets lie".to_owned());
+        let (decoder, piece) = (&mut self.decoder, &mut self.piece);
+        let decoded = catch_unwind(AssertUnwindSafe(|| decoder.decode(piece))).map_err(lies)?;
+        decoded.map_err(|error| no_stream(&error))
     }
 
     /// The next batch; nothing behind the last.
@@ -110,7 +122,7 @@ impl Reading {
         loop {
             if !self.piece.is_empty() {
                 let before = self.piece.len();
-                let batch = self.decoder.decode(&mut self.piece).map_err(|error| no_stream(&error))?;
+                let batch = self.decode()?;
                 self.bytes += before - self.piece.len();
                 if self.bytes > BATCH_BYTES_MAX {
                     let most = BATCH_BYTES_MAX >> 20;
@@ -118,7 +130,7 @@ impl Reading {
                     return Err(FeaturesError::Invalid(text));
                 }
                 if batch.is_some() {
-                    self.bytes = 0;
+                    (self.bytes, self.any) = (0, true);
                     return Ok(batch);
                 }
                 continue;
@@ -127,7 +139,10 @@ impl Reading {
             let count = self.file.read(&mut piece)?;
             if count == 0 {
                 self.decoder.finish().map_err(|error| no_stream(&error))?;
-                return Ok(None);
+                let nothing = || FeaturesError::Invalid("the body is no Arrow IPC stream: it is empty".to_owned());
+                let schema = self.decoder.schema().ok_or_else(nothing)?;
+                // A table without rows has columns all the same.
+                return Ok((!std::mem::replace(&mut self.any, true)).then(|| RecordBatch::new_empty(schema)));
             }
             piece.truncate(count);
             self.piece = Buffer::from(piece);
@@ -155,7 +170,8 @@ impl Iterator for Reading {
 
 /// The answer, once it is known that there is one. What goes wrong later breaks it off: a stream without its end is read by
 /// nobody as a whole one.
-async fn answered(mut batches: Batches) -> Result<Response, ApiError> {
+async fn answered(batches: Batches) -> Result<Response, ApiError> {
+    let mut batches = batches.fuse();
     let first = batches.next().await.transpose()?;
     let schema = first.as_ref().map_or_else(|| SchemaRef::new(Schema::empty()), RecordBatch::schema);
     let writer = StreamWriter::try_new(Vec::new(), &schema).map_err(|_| unwritten())?;
