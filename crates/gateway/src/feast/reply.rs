@@ -22,7 +22,7 @@ pub(super) fn written(keys: &[Key], response: &OnlineResponse) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + columns * (64 + response.rows * FEATURE_BYTES));
     out.extend_from_slice(b"{\"metadata\":{\"feature_names\":[");
     let names = keys.iter().map(|(name, _)| name).chain(response.names.iter());
-    separated(&mut out, names, |out, name| json(out, name));
+    separated(&mut out, names, json);
     out.extend_from_slice(b"]},\"results\":[");
     separated(&mut out, keys, |out, (_, values)| key(out, values));
     // The columns of a view stand beside each other, and a row's are of one time.
@@ -40,7 +40,7 @@ pub(super) fn written(keys: &[Key], response: &OnlineResponse) -> Vec<u8> {
 /// A join key is there, and has no time.
 fn key(out: &mut Vec<u8>, values: &[Json]) {
     out.extend_from_slice(b"{\"values\":[");
-    separated(out, values, |out, value| json(out, value));
+    separated(out, values, json);
     out.extend_from_slice(b"],\"statuses\":[");
     separated(out, values, |out, value| {
         out.extend_from_slice(if value.is_null() { b"\"NULL_VALUE\"" } else { b"\"PRESENT\"" });
