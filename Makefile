@@ -36,7 +36,7 @@ endif
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup models build demo test check-fmt lint test-rust test-tools test-e2e deny bench-embed bench-llm bench-vectors bench-jobs fmt clean
+.PHONY: help setup models build demo test check-fmt lint test-rust test-tools test-e2e deny bench-embed bench-llm bench-vectors bench-features bench-jobs fmt clean
 
 help: ## List these commands (CUDA=1 with any of them: language models on NVIDIA's GPUs too)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -91,6 +91,10 @@ bench-vectors: setup models build ## Collections of vectors against hnswlib, use
 	@$(SETUP) vector-peers $(if $(LARGE),glosses)
 	cargo build --locked --release --package halny-vectors --example measure
 	@$(PYTHON) bench/vectors.py --binary $(CARGO_TARGET_DIR)/release/halny --measure $(CARGO_TARGET_DIR)/release/examples/measure $(if $(LARGE),--large) $(if $(QUICK),--quick) $(if $(KEEP),--keep $(KEEP))
+
+bench-features: setup build ## One row of 250 features over HTTP, beside Feast's feature server with Valkey (QUICK=1; KEEP=name)
+	@$(SETUP) features-peers valkey
+	@$(PYTHON) bench/features.py --binary $(CARGO_TARGET_DIR)/release/halny $(if $(QUICK),--quick) $(if $(KEEP),--keep $(KEEP))
 
 bench-jobs: setup models build ## Queues of jobs against procrastinate and rq, and what a job leaves to those who wait (KEEP=name)
 	@$(SETUP) postgres valkey jobs-peers

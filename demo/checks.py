@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from typing import Any
 
 import packages
@@ -78,6 +79,32 @@ def check_answer(checks: Checks, client: Client) -> None:
     checks.that(len(answer.text.split()) >= 3, f"the answer has words: {answer.text!r}", answer.text)
     steps = [part.strip().partition(";")[0] for part in answer.times.split(",")]
     checks.that(steps == ["query", "hits", "context", "answer"], f"the time of each step: {answer.times}", answer.times)
+
+
+#: What a user looks at, in this order, and a pattern that what is recommended then has to match.
+LOOKS = {"edit photos": r"photo|image|raw|picture|camera", "chess": r"chess"}
+
+
+def check_recommendations(checks: Checks, client: Client) -> None:
+    """A user who looked at nothing gets nothing; each look changes what is recommended next."""
+    user = f"checker-{time.time_ns()}"
+    before = packages.recommend(client, user)
+    checks.that(before == {"packages": [], "recent": [], "looks": 0}, "a stranger is recommended nothing", before)
+    seen: list[int] = []
+    for number, (query, wanted) in enumerate(LOOKS.items(), start=1):
+        package = packages.search(client, query, limit=1)[0]
+        packages.look(client, user, package["id"])
+        seen.insert(0, package["id"])
+        after = packages.recommend(client, user)
+        texts = [f"{point['payload']['name']}: {point['payload']['description']}" for point in after["packages"]]
+        name = package["payload"]["name"]
+        met = any(re.search(wanted, text, re.IGNORECASE) for text in texts)
+        checks.that(met, f"after a look at {name} its like is recommended", texts)
+        checks.that(after["recent"] == seen and after["looks"] == number, f"{number} looks are known", after["recent"])
+        ids = [point["id"] for point in after["packages"]]
+        checks.that(not set(ids) & set(seen), f"{name} is not recommended to who looked at it", ids)
+        checks.that(after["packages"] != before["packages"], "the look changed what is recommended", texts)
+        before = after
 
 
 def check_packages(checks: Checks, client: Client) -> None:
@@ -170,6 +197,8 @@ def check_metrics(checks: Checks, admin: Client) -> None:
         "halny_device_seconds_total",
         "halny_generation_written_tokens_total",
         "vllm:generation_tokens_total",
+        "halny_feature_values_total",
+        "halny_feature_pushed_rows_total",
     ):
         value = metric(text, name)
         checks.that(value > 0, f"{name} is {value:g}", value)
@@ -178,6 +207,6 @@ def check_metrics(checks: Checks, admin: Client) -> None:
 def check_page(checks: Checks, client: Client) -> None:
     """The page is served whole, under a policy."""
     answer = client.get("/", accept="text/html")
-    parts = (b"similarity-value", b"image-file", b"generate-prompt", b"search-query")
+    parts = (b"similarity-value", b"image-file", b"generate-prompt", b"search-query", b"recommend-user")
     met = answer.status == 200 and all(part in answer.body for part in parts)
     checks.that(met, f"the page is served, {len(answer.body)} bytes", answer.status)

@@ -118,6 +118,30 @@ def ask(client: Client, question: str) -> Answered:
     return Answered(body["answer"].strip(), body["packages"], answer.headers.get("server-timing", ""))
 
 
+#: How many packages count as what a user looked at lately.
+LOOKS = 8
+
+
+def recommend(client: Client, user: str) -> dict[str, Any]:
+    """What the route `recommend` says to a user."""
+    answer = client.post("/recommend", json.dumps({"user": user}).encode())
+    if answer.status != 200:
+        raise RuntimeError(f"recommendations were answered with {answer.status}: {answer.body.decode()[:500]}")
+    recommended: dict[str, Any] = answer.json()
+    return recommended
+
+
+def look(client: Client, user: str, package: int) -> None:
+    """An event, as an application pushes it when a user opens a package."""
+    before = recommend(client, user)
+    recent = [package, *(known for known in before["recent"] if known != package)][:LOOKS]
+    row = {"user_id": [user], "recent": [recent], "count": [before["looks"] + 1]}
+    body = {"push_source_name": "looks", "df": row, "to": "online_and_offline"}
+    answer = client.post("/push", json.dumps(body).encode())
+    if answer.status != 200:
+        raise RuntimeError(f"the event was answered with {answer.status}: {answer.body.decode()[:500]}")
+
+
 def asked(client: Client, method: str, path: str, body: Any = None, **headers: str) -> Any:
     """What the server answers to a request of Qdrant's REST API; an error is one here too."""
     content = None if body is None else json.dumps(body).encode()

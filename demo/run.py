@@ -76,6 +76,7 @@ def show(client: Client) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]
     found = show_searches(client)
     show_packages(client)
     show_answer(client)
+    show_recommendations(client)
     images = show_images(client)
     written = show_text(client)
     show_commands(client)
@@ -142,6 +143,20 @@ def show_answer(client: Client) -> None:
     print(f"  {answer.times}")
 
 
+def show_recommendations(client: Client) -> None:
+    """What is recommended to a user after each look at a package."""
+    say("recommendations that follow what a user looks at (POST /push, POST /recommend)")
+    user = f"visitor-{time.time_ns()}"
+    for query in ("edit photos", "protect a network"):
+        found = packages.search(client, query, limit=1)[0]
+        packages.look(client, user, found["id"])
+        began = time.perf_counter()
+        recommended = packages.recommend(client, user)
+        took_ms = (time.perf_counter() - began) * 1000
+        names = ", ".join(point["payload"]["name"] for point in recommended["packages"])
+        print(f"  after a look at {found['payload']['name']}, {took_ms:.0f} ms: {names}")
+
+
 def show_images(client: Client) -> dict[str, dict[str, Any]]:
     """The verdict on two drawn pictures."""
     say("images (POST /halny/v1/classify)")
@@ -189,6 +204,7 @@ def check_all(
     checks.check_search(all_checks, found)
     checks.check_packages(all_checks, server.client)
     checks.check_answer(all_checks, server.client)
+    checks.check_recommendations(all_checks, server.client)
     checks.check_images(all_checks, images)
     checks.check_text(all_checks, server.client, written)
     checks.check_errors(all_checks, server.client)

@@ -8,6 +8,7 @@ use halny_types::project::{Problem, Project, problem_at};
 use parking_lot::Mutex;
 
 use crate::FeaturesError;
+use crate::error::shown;
 use crate::expression::Expression;
 use crate::key::KeyPart;
 use crate::moment::SECOND;
@@ -22,6 +23,8 @@ const SELECTIONS_MAX: usize = 256;
 pub struct Definitions {
     views: BTreeMap<String, Arc<View>>,
     on_demand: BTreeMap<String, Arc<OnDemand>>,
+    /// The join key of each entity.
+    join_keys: BTreeMap<String, String>,
     /// By name, the versions in ascending order.
     services: BTreeMap<String, Vec<Arc<Service>>>,
     /// What was asked for by lists of features: clients ask for the same again and again.
@@ -123,6 +126,8 @@ impl Definitions {
             .iter()
             .map(|it| (it.name.as_str(), KeyPart { name: it.join_key().to_owned(), value_type: it.value_type }))
             .collect();
+        let join_key = |it: &halny_types::project::features::Entity| (it.name.clone(), it.join_key().to_owned());
+        definitions.join_keys = project.entities.iter().map(join_key).collect();
         for (at, view) in project.feature_views.iter().enumerate() {
             match View::new(view, &keys) {
                 Ok(made) => drop(definitions.views.insert(view.name.clone(), Arc::new(made))),
@@ -195,7 +200,14 @@ impl Definitions {
     fn features_of(&self, view: &str) -> Result<&[NamedType], FeaturesError> {
         let kept = self.views.get(view).map(|view| view.features.as_slice());
         kept.or_else(|| self.on_demand.get(view).map(|view| view.features.as_slice()))
-            .ok_or_else(|| FeaturesError::NoView(view.to_owned()))
+            .ok_or_else(|| FeaturesError::NoView(shown(view)))
+    }
+
+    /// The join key that is meant by the name of a column: a join key, or the name of its entity.
+    #[must_use]
+    pub fn join_key<'a>(&'a self, column: &'a str) -> Option<&'a str> {
+        let is_key = self.join_keys.values().any(|key| key == column);
+        if is_key { Some(column) } else { self.join_keys.get(column).map(String::as_str) }
     }
 
     /// The view of that name.
@@ -203,7 +215,7 @@ impl Definitions {
     /// # Errors
     /// When there is none.
     pub fn view(&self, name: &str) -> Result<&Arc<View>, FeaturesError> {
-        self.views.get(name).ok_or_else(|| FeaturesError::NoView(name.to_owned()))
+        self.views.get(name).ok_or_else(|| FeaturesError::NoView(shown(name)))
     }
 
     /// All views, by name.
@@ -240,7 +252,7 @@ impl Definitions {
             None => versions.last(),
             Some(version) => versions.iter().find(|known| Some(known.version) == version),
         };
-        found.ok_or_else(|| FeaturesError::NoService(reference.to_owned()))
+        found.ok_or_else(|| FeaturesError::NoService(shown(reference)))
     }
 }
 
@@ -295,7 +307,7 @@ impl View {
 
 pub(crate) fn no_feature(view: &str, feature: &str, known: &[NamedType]) -> FeaturesError {
     let known: Vec<&str> = known.iter().take(20).map(|feature| feature.name.as_str()).collect();
-    FeaturesError::NoFeature { view: view.to_owned(), feature: feature.to_owned(), known: known.join(", ") }
+    FeaturesError::NoFeature { view: view.to_owned(), feature: shown(feature), known: known.join(", ") }
 }
 
 impl OnDemand {

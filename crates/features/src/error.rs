@@ -112,6 +112,17 @@ pub enum FeaturesError {
     Broken,
 }
 
+/// The longest part of a name that is said again.
+const SHOWN_CHARS: usize = 100;
+
+/// A name as errors say it again: clients send them as long as they like.
+pub(crate) fn shown(name: &str) -> String {
+    match name.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}...", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
 impl Blame for FeaturesError {
     fn fault(&self) -> Fault {
         use FeaturesError as E;

@@ -37,6 +37,15 @@ pub struct HistoricalRequest {
 }
 
 impl Features {
+    /// Whether all that is asked for is there, and can be told apart by its names.
+    ///
+    /// # Errors
+    /// When it is not, or cannot.
+    pub fn check(&self, asked: &Asked, full_feature_names: bool) -> Result<(), FeaturesError> {
+        let (_, selection) = self.definitions().selection(asked)?;
+        selection.names(full_feature_names).map(drop)
+    }
+
     /// Joins entity rows with the values that held at their times: of each view the newest row that is no later than the
     /// entity row, and no older than the ttl; of rows of one time the one that was made later, then the one that was
     /// written later. The entity rows come back in their order, with all their columns, the features' behind them.
@@ -87,7 +96,7 @@ impl Inside {
             drop(turn);
             match joined {
                 Ok(Some(failed)) => {
-                    inside.failed.fetch_add(failed, Ordering::Relaxed);
+                    inside.tally.failed(failed);
                     ended.store(true, Ordering::Release);
                 }
                 Ok(None) => {}

@@ -7,9 +7,6 @@ use arrow::datatypes::{Field, Schema};
 use arrow::record_batch::RecordBatch;
 use halny_types::project::features::{FeatureType, Scalar};
 use serde_json::{Map, Value as Json};
-use time::format_description::well_known::Rfc3339;
-use time::macros::format_description;
-use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::columns::{build, data_type};
 use crate::offline::parts::{CREATED, EVENT};
@@ -87,29 +84,8 @@ fn read(name: &str, value: &Json, of: FeatureType) -> Result<Value, FeaturesErro
                 expected: "a time such as \"2026-01-02T03:04:05Z\", or seconds since 1970".to_owned(),
                 is: "another text".to_owned(),
             };
-            moment(text).map(Value::Timestamp).ok_or_else(wrong)
+            Moment::parse(text).map(Value::Timestamp).ok_or_else(wrong)
         }
         other => Value::from_json(name, other, of),
-    }
-}
-
-fn moment(text: &str) -> Option<Moment> {
-    let plain = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second][optional [.[subsecond]]]");
-    let text = text.replacen(' ', "T", 1);
-    let at = OffsetDateTime::parse(&text, &Rfc3339);
-    let at = at.or_else(|_| PrimitiveDateTime::parse(&text, &plain).map(PrimitiveDateTime::assume_utc)).ok()?;
-    i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000)).ok().map(Moment)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_as_clients_write_them() {
-        for text in ["1970-01-01T00:00:01.5Z", "1970-01-01 00:00:01.5", "1970-01-01T01:00:01.500000+01:00"] {
-            assert_eq!(moment(text), Some(Moment(1_500_000)), "{text}");
-        }
-        assert_eq!(moment("yesterday"), None);
     }
 }

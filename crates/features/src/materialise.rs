@@ -88,7 +88,9 @@ impl Features {
             files.extend(files::of_parts(&view, &self.0.offline, &self.0.prefix).await?);
             let (inside, runtime) = (Arc::clone(&self.0), tokio::runtime::Handle::current());
             let run = Run { inside: Arc::clone(&inside), view, files, start, until, runtime };
-            done.push(inside.heavy(move || run.run()).await?);
+            let read = inside.heavy(move || run.run()).await?;
+            self.0.tally.materialised(read.rows);
+            done.push(read);
         }
         Ok(done)
     }

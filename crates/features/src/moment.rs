@@ -1,6 +1,11 @@
 //! Moments, and the one rule that says whether a row may be served.
 
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, PrimitiveDateTime};
 
 /// A moment of the calendar: microseconds since 1970, in UTC.
 ///
@@ -36,6 +41,20 @@ impl Moment {
         Moment(self.0.saturating_add(micros))
     }
 
+    /// Reads a moment as clients write it: RFC 3339, the same with a blank in place of the `T`, without a zone (then it is
+    /// UTC), or a day alone.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Moment> {
+        let plain = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second][optional [.[subsecond]]]");
+        let day = format_description!("[year]-[month]-[day]");
+        let text = text.replacen(' ', "T", 1);
+        let at = OffsetDateTime::parse(&text, &Rfc3339)
+            .or_else(|_| PrimitiveDateTime::parse(&text, &plain).map(PrimitiveDateTime::assume_utc))
+            .or_else(|_| Date::parse(&text, &day).map(|day| day.midnight().assume_utc()))
+            .ok()?;
+        i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000)).ok().map(Moment)
+    }
+
     /// Eight bytes whose order is the order of the moments.
     pub(crate) fn ordered(self) -> [u8; 8] {
         (self.0.cast_unsigned() ^ (1 << 63)).to_be_bytes()
@@ -43,6 +62,24 @@ impl Moment {
 
     pub(crate) fn from_ordered(bytes: [u8; 8]) -> Moment {
         Moment((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed())
+    }
+}
+
+/// As RFC 3339 has it, in UTC, with a fraction where there is one. What no calendar of four digits holds is written as its
+/// first or last moment.
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (first, last) = (-62_135_596_800 * SECOND, 253_402_300_799 * SECOND);
+        let micros = self.0.clamp(first, last);
+        let (seconds, fraction) = (micros.div_euclid(SECOND), micros.rem_euclid(SECOND));
+        let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+        write!(f, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", at.hour(), at.minute(), at.second())?;
+        match fraction {
+            0 => f.write_str("Z"),
+            whole if whole % 1_000 == 0 => write!(f, ".{:03}Z", whole / 1_000),
+            micros => write!(f, ".{micros:06}Z"),
+        }
     }
 }
 
@@ -86,7 +123,30 @@ mod tests {
         assert_eq!(age(Moment::MIN, Moment::MAX, i64::MAX), Age::Expired, "an age that no number holds is too old");
     }
 
+    #[test]
+    fn times_are_read_as_clients_write_them() {
+        for text in ["1970-01-01T00:00:01.5Z", "1970-01-01 00:00:01.5", "1970-01-01T01:00:01.500000+01:00"] {
+            assert_eq!(Moment::parse(text), Some(Moment(1_500_000)), "{text}");
+        }
+        assert_eq!(Moment::parse("1970-01-02"), Some(Moment::from_seconds(86_400)));
+        for text in ["yesterday", "", "1970-13-01", "1970-01-01T25:00:00"] {
+            assert_eq!(Moment::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_that_no_calendar_holds_are_written_all_the_same() {
+        assert_eq!(Moment::MIN.to_string(), "0001-01-01T00:00:00Z");
+        assert_eq!(Moment::MAX.to_string(), "9999-12-31T23:59:59Z");
+        assert_eq!(Moment(-1).to_string(), "1969-12-31T23:59:59.999999Z");
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_is_read_as_the_same_moment(micros in -62_135_596_800_000_000_i64..253_402_300_799_000_000) {
+            prop_assert_eq!(Moment::parse(&Moment(micros).to_string()), Some(Moment(micros)));
+        }
+
         #[test]
         fn bytes_are_ordered_as_moments_are(a: i64, b: i64) {
             prop_assert_eq!(Moment(a).ordered().cmp(&Moment(b).ordered()), a.cmp(&b));

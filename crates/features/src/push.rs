@@ -69,16 +69,17 @@ impl Features {
         if !view.push {
             return Err(FeaturesError::NoPush(view.name.clone()));
         }
-        let inside = &self.0;
-        if inside.journalled.load(Ordering::Relaxed) > JOURNAL_ROWS_MAX && to != PushTo::Online {
-            return Err(FeaturesError::Busy("too many pushed rows wait for the offline store"));
-        }
-        let now = inside.now();
-        let (rows, of) = (rows.clone(), Arc::clone(&view));
-        let small = rows.num_rows() * view.features.len() < 512;
-        let read = inside.pool.run_unless(small, move || incoming(&of, &rows, now)).await;
-        let incoming = read.map_err(|_| FeaturesError::Busy("too much waits to be computed"))??;
-        inside.keep(&view, incoming, to, now).await
+        self.0.take(view, rows, to).await
+    }
+
+    /// Puts rows of a view among the values that are served, and nowhere else, as whoever materialises by means of their
+    /// own does. The view need not take pushes.
+    ///
+    /// # Errors
+    /// As those of [`push`](Features::push).
+    pub async fn write_online(&self, view: &str, rows: &RecordBatch) -> Result<Pushed, FeaturesError> {
+        let view = Arc::clone(self.definitions().view(view)?);
+        self.0.take(view, rows, PushTo::Online).await
     }
 
     /// Writes rows of a view to the offline store, as a Parquet file of their own, and answers when it is kept. The
@@ -108,6 +109,20 @@ impl Features {
 }
 
 impl Inside {
+    async fn take(&self, view: Arc<View>, rows: &RecordBatch, to: PushTo) -> Result<Pushed, FeaturesError> {
+        if self.journalled.load(Ordering::Relaxed) > JOURNAL_ROWS_MAX && to != PushTo::Online {
+            return Err(FeaturesError::Busy("too many pushed rows wait for the offline store"));
+        }
+        let now = self.now();
+        let (rows, of) = (rows.clone(), Arc::clone(&view));
+        let small = rows.num_rows() * view.features.len() < 512;
+        let read = self.pool.run_unless(small, move || incoming(&of, &rows, now)).await;
+        let incoming = read.map_err(|_| FeaturesError::Busy("too much waits to be computed"))??;
+        let pushed = self.keep(&view, incoming, to, now).await?;
+        self.tally.pushed(pushed.rows as u64);
+        Ok(pushed)
+    }
+
     async fn keep(&self, view: &View, rows: Vec<Incoming>, to: PushTo, now: Moment) -> Result<Pushed, FeaturesError> {
         let count = rows.len();
         let mut kept = Kept { view: view.name.clone(), ..Kept::default() };

@@ -58,11 +58,18 @@ pub struct Difference {
 
 impl Features {
     /// Computes what a service was logged to have served, from `start` to before `end`, again by the point-in-time join,
-    /// and compares. What was added to the service after it was logged is not compared.
+    /// and compares. What was added to the service after it was logged is not compared. `tell` hears how many rows were
+    /// compared so far.
     ///
     /// # Errors
     /// When there is no such service, or the rows cannot be read.
-    pub async fn replay(&self, service: &str, start: Moment, end: Moment) -> Result<Replayed, FeaturesError> {
+    pub async fn replay(
+        &self,
+        service: &str,
+        start: Moment,
+        end: Moment,
+        tell: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Replayed, FeaturesError> {
         self.flush().await?;
         let service = Arc::clone(self.definitions().service(service)?);
         let folder = folder(&self.0.prefix, &service);
@@ -88,6 +95,7 @@ impl Features {
         let mut replayed = Replayed { rows: 0, features: names.into_iter().map(skew).collect() };
         while let Some(batch) = joined.next().await.transpose()? {
             replayed.compare(&selection, &batch)?;
+            tell(replayed.rows);
         }
         Ok(replayed)
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use halny_types::project::features::{FEATURES_MAX, FeatureType, feature_reference};
 
 use crate::definitions::{Definitions, Input, OnDemand, View, no_feature};
+use crate::error::shown;
 use crate::key::KeyPart;
 use crate::{FeaturesError, Value};
 
@@ -90,7 +91,7 @@ impl Selection {
         let mut sources: Vec<(&str, &str, Source)> = Vec::new();
         for reference in references {
             let (view, Some(feature)) = feature_reference(reference) else {
-                return Err(FeaturesError::NoView(reference.clone()));
+                return Err(FeaturesError::NoView(shown(reference)));
             };
             sources.push((view, feature, making.source(view, feature)?));
         }
@@ -181,7 +182,7 @@ impl Making<'_> {
             let (place, slot) = self.read(&Arc::clone(kept), at);
             return Ok(Source::Read(place, slot, kept.features[at].value_type));
         }
-        let on_demand = self.definitions.on_demand(view).ok_or_else(|| FeaturesError::NoView(view.to_owned()))?;
+        let on_demand = self.definitions.on_demand(view).ok_or_else(|| FeaturesError::NoView(shown(view)))?;
         let at = on_demand.features.iter().position(|known| known.name == feature);
         let at = at.ok_or_else(|| no_feature(view, feature, &on_demand.features))?;
         let value_type = on_demand.features[at].value_type;

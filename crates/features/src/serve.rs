@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use halny_types::project::features::FeatureType;
 
@@ -55,6 +54,9 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every status, each in the place of its number.
+    pub const ALL: [Status; 4] = [Status::Present, Status::NullValue, Status::NotFound, Status::OutsideMaxAge];
+
     /// The status as Feast writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -146,7 +148,7 @@ impl Features {
         let asked = self.0.pool.run_unless(small, move || Looked::up(of, columns, rows)).await.map_err(busy)??;
         let found = self.0.online.read(&asked.keys).await?;
         let filled = self.0.pool.run_unless(small, move || asked.fill(&found, at)).await.map_err(busy)??;
-        self.0.failed.fetch_add(filled.failed, Ordering::Relaxed);
+        self.0.tally.served(&filled.statuses, filled.failed);
         let response =
             OnlineResponse { service, names, rows, at, selection, cells: filled.cells, events: filled.events };
         self.0.log(&response, &filled.columns);
@@ -265,6 +267,8 @@ struct Filled {
     cells: Vec<(Value, Status)>,
     events: Vec<Option<Moment>>,
     failed: u64,
+    /// How many values came about in which way.
+    statuses: [u64; 4],
     columns: BTreeMap<String, Vec<Value>>,
 }
 
@@ -287,7 +291,11 @@ impl Looked {
                 failed += self.compute(row, cells);
             }
         }
-        Ok(Filled { cells, events, failed, columns: self.columns })
+        let mut statuses = [0; 4];
+        for cells in cells.chunks(slots.max(1)) {
+            selection.outputs.iter().for_each(|output| statuses[cells[output.slot].1 as usize] += 1);
+        }
+        Ok(Filled { cells, events, failed, statuses, columns: self.columns })
     }
 
     fn compute(&self, row: usize, cells: &mut [(Value, Status)]) -> u64 {

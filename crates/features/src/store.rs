@@ -98,8 +98,7 @@ pub(crate) struct Inside {
     pub(crate) flush_now: Notify,
     pub(crate) flushing: tokio::sync::Mutex<()>,
     pub(crate) served: ServedLog,
-    /// Values of on-demand features that could not be computed.
-    pub(crate) failed: AtomicU64,
+    pub(crate) tally: Tally,
     join_memory: AtomicU64,
     temporary: PathBuf,
     heavy: Arc<Semaphore>,
@@ -111,6 +110,12 @@ pub(crate) struct Inside {
 /// What happened since the features were opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Values that were served online, by how they came about, in the order of [`Status::ALL`](crate::Status::ALL).
+    pub values: [u64; 4],
+    /// Rows that were pushed.
+    pub pushed: u64,
+    /// Rows of files that were read to be served.
+    pub materialised: u64,
     /// Values of on-demand features that could not be computed, and are null.
     pub on_demand_failed: u64,
     /// Served rows that were logged, or wait to be.
@@ -119,6 +124,36 @@ pub struct Counts {
     pub log_dropped: u64,
     /// Pushed rows that are in no Parquet file yet.
     pub journalled: u64,
+}
+
+/// What is counted.
+#[derive(Default)]
+pub(crate) struct Tally {
+    values: [AtomicU64; 4],
+    pushed: AtomicU64,
+    materialised: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn served(&self, statuses: &[u64; 4], failed: u64) {
+        for (count, more) in self.values.iter().zip(statuses) {
+            count.fetch_add(*more, Ordering::Relaxed);
+        }
+        self.failed(failed);
+    }
+
+    pub(crate) fn failed(&self, values: u64) {
+        self.failed.fetch_add(values, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pushed(&self, rows: u64) {
+        self.pushed.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    pub(crate) fn materialised(&self, rows: u64) {
+        self.materialised.fetch_add(rows, Ordering::Relaxed);
+    }
 }
 
 impl Features {
@@ -152,7 +187,7 @@ impl Features {
             flush_now: Notify::new(),
             flushing: tokio::sync::Mutex::new(()),
             served: ServedLog::default(),
-            failed: AtomicU64::new(0),
+            tally: Tally::default(),
             join_memory: AtomicU64::new(options.join_memory.0),
             temporary,
             heavy: Arc::new(Semaphore::new(HEAVY_AT_ONCE)),
@@ -188,11 +223,22 @@ impl Features {
     #[must_use]
     pub fn counts(&self) -> Counts {
         Counts {
-            on_demand_failed: self.0.failed.load(Ordering::Relaxed),
+            values: self.0.tally.values.each_ref().map(|count| count.load(Ordering::Relaxed)),
+            pushed: self.0.tally.pushed.load(Ordering::Relaxed),
+            materialised: self.0.tally.materialised.load(Ordering::Relaxed),
+            on_demand_failed: self.0.tally.failed.load(Ordering::Relaxed),
             logged: self.0.served.logged(),
             log_dropped: self.0.served.dropped(),
             journalled: self.0.journalled.load(Ordering::Relaxed),
         }
+    }
+
+    /// A file without a name, beside those of the joins, for what is to be joined.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn temporary_file(&self) -> std::io::Result<std::fs::File> {
+        tempfile::tempfile_in(&self.0.temporary)
     }
 
     /// Writes what was pushed and logged to Parquet files, and ends what runs in the background. What cannot be written

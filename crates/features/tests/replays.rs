@@ -52,14 +52,14 @@ fn what_was_served_is_what_the_join_gives_for_that_moment() {
             }
             serve(&features).await;
         }
-        let replayed = features.replay("s", at(NOW), at(NOW + 1_000)).await.unwrap();
+        let replayed = features.replay("s", at(NOW), at(NOW + 1_000), &|_| ()).await.unwrap();
         assert_eq!(replayed.rows, 10);
         let names: Vec<&str> = replayed.features.iter().map(|skew| skew.name.as_str()).collect();
         assert_eq!(names, ["more__scaled", "v__x", "v__tags"]);
         assert!(replayed.features.iter().all(|skew| (skew.equal, skew.different) == (10, 0)), "{replayed:?}");
         assert_eq!((features.counts().logged, features.counts().log_dropped), (10, 0));
         // Only what was served from the third step on.
-        assert_eq!(features.replay("s@1", at(NOW + 120), at(NOW + 1_000)).await.unwrap().rows, 6);
+        assert_eq!(features.replay("s@1", at(NOW + 120), at(NOW + 1_000), &|_| ()).await.unwrap().rows, 6);
         features.close().await;
     });
 }
@@ -77,7 +77,7 @@ fn skew_is_told_by_feature_with_examples() {
         hand.set(NOW + 50);
         features.push("v", &rows(&features, "v", row(2, NOW - 5)), PushTo::OnlineAndOffline).await.unwrap();
         serve(&features).await;
-        let replayed = features.replay("s", at(0), at(NOW + 1_000)).await.unwrap();
+        let replayed = features.replay("s", at(0), at(NOW + 1_000), &|_| ()).await.unwrap();
         let x = &replayed.features[1];
         assert_eq!((x.name.as_str(), x.equal, x.different), ("v__x", 3, 1));
         let example = &x.examples[0];
@@ -87,7 +87,7 @@ fn skew_is_told_by_feature_with_examples() {
         // What a later file says of the service is not what was logged.
         let changed = TOML.replace("features = [\"more:scaled\", \"v\"]", "features = [\"v:tags\", \"v:x\"]");
         features.reload(definitions(&changed), halny_types::ByteSize::mib(8));
-        assert_eq!(features.replay("s", at(0), at(NOW + 1_000)).await.unwrap().features[1].different, 1);
+        assert_eq!(features.replay("s", at(0), at(NOW + 1_000), &|_| ()).await.unwrap().features[1].different, 1);
         features.close().await;
     });
 }

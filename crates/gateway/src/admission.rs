@@ -17,6 +17,7 @@ use http::{HeaderValue, Method, header};
 use http_body::{Frame, SizeHint};
 
 use crate::error::Shape;
+use crate::features::HISTORICAL;
 use crate::incoming::{BodyLimits, GRACE, Held, Incoming, Room};
 use crate::openai::files::FILE_BYTES_MAX;
 use crate::{ApiError, LiveLimits, body};
@@ -36,10 +37,14 @@ struct Inner {
     /// How long requests have lately been inside, in the mean.
     mean_micros: AtomicU64,
     bodies: Room,
+    /// Of bodies that are on disk.
+    on_disk: Room,
     limits: LiveLimits,
     metrics: GatewayMetrics,
 }
 
+/// Where files are uploaded to.
+const FILES: &str = "/v1/files";
 /// What a form says beside its file.
 const FORM_BYTES: usize = 64 * 1024;
 
@@ -59,15 +64,17 @@ impl Door {
     /// A door that lets as many requests in at once as the limits say.
     #[must_use]
     pub fn new(limits: LiveLimits, metrics: GatewayMetrics) -> Door {
-        let (in_flight, mean_micros, bodies) = (AtomicUsize::new(0), AtomicU64::new(0), Room::default());
-        Door(Arc::new(Inner { in_flight, mean_micros, bodies, limits, metrics }))
+        let (in_flight, mean_micros) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let (bodies, on_disk) = (Room::default(), Room::default());
+        Door(Arc::new(Inner { in_flight, mean_micros, bodies, on_disk, limits, metrics }))
     }
 
-    fn enter(&self, arrived: Tick) -> Inside {
+    fn enter(&self, arrived: Tick, path: &str) -> Inside {
         let before = self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         self.0.metrics.in_flight().inc();
         let has_place = before < self.0.limits.now().max_concurrent_requests;
-        Inside { door: self.clone(), arrived, has_place, held: self.0.bodies.held() }
+        let room = if is_put_on_disk(path) { &self.0.on_disk } else { &self.0.bodies };
+        Inside { door: self.clone(), arrived, has_place, held: room.held() }
     }
 
     /// What to tell a request that finds no place: one becomes free, in the mean, when the requests
@@ -107,7 +114,7 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request:
     let arrived = Tick::now();
     // Health and metrics are asked for when it matters most: under overload.
     let exempt = [Method::GET, Method::HEAD].contains(request.method());
-    let inside = door.enter(arrived);
+    let inside = door.enter(arrived, request.uri().path());
     let shape = shape_of(request.uri().path());
     let id = request_id(&request);
     let mut response = if inside.has_place || exempt {
@@ -128,19 +135,31 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request:
     response.map(|body| Body::new(Outgoing { body, rest: Bytes::new(), _inside: inside }))
 }
 
+/// Whether bodies of this path are put on disk while they come.
+fn is_put_on_disk(path: &str) -> bool {
+    path == HISTORICAL
+}
+
 /// The request, its body bounded in time and memory.
 fn wrapped(request: Request, door: &Door, inside: &Inside) -> Request {
     if http_body::Body::is_end_stream(request.body()) {
         return request;
     }
     let now = door.0.limits.now();
-    // A file goes to its place as it comes: no part of it is held, so it has a limit of its own and takes no room.
-    let (one_bytes, all_bytes, held) = if request.uri().path() == "/v1/files" {
-        (FILE_BYTES_MAX + FORM_BYTES, usize::MAX, Room::default().held())
-    } else {
-        (now.max_body_bytes, now.max_bodies_bytes, Arc::clone(&inside.held))
+    let (limits, held) = match request.uri().path() {
+        // A file goes to its place as it comes: it has a limit of its own, and takes no room from those in memory.
+        FILES => {
+            let (one_bytes, all_bytes) = (FILE_BYTES_MAX + FORM_BYTES, usize::MAX);
+            let limits = BodyLimits { one_bytes, all_bytes, grace: GRACE, patience: now.body_timeout };
+            (limits, Room::default().held())
+        }
+        path if is_put_on_disk(path) => (BodyLimits::on_disk(), Arc::clone(&inside.held)),
+        _ => {
+            let (one_bytes, all_bytes) = (now.max_body_bytes, now.max_bodies_bytes);
+            let limits = BodyLimits { one_bytes, all_bytes, grace: GRACE, patience: now.body_timeout };
+            (limits, Arc::clone(&inside.held))
+        }
     };
-    let limits = BodyLimits { one_bytes, all_bytes, grace: GRACE, patience: now.body_timeout };
     request.map(|body| Body::new(Incoming::new(body, held, limits)))
 }
 
@@ -210,6 +229,8 @@ pub fn shape_of(path: &str) -> Shape {
         Shape::Oip
     } else if path.starts_with("/collections") || path.starts_with("/aliases") {
         Shape::Qdrant
+    } else if crate::feast::LABELS.contains(&path) {
+        Shape::Feast
     } else {
         Shape::OpenAi
     }
@@ -217,11 +238,5 @@ pub fn shape_of(path: &str) -> Shape {
 
 /// A route's label: one of the patterns the router knows, so that clients cannot invent series.
 fn route_label(path: &str) -> &'static str {
-    crate::routes::LABELS
-        .iter()
-        .chain(&crate::qdrant::LABELS)
-        .chain(&crate::jobs::LABELS)
-        .find(|label| **label == path)
-        .copied()
-        .unwrap_or("other")
+    crate::routes::labels().find(|label| *label == path).unwrap_or("other")
 }

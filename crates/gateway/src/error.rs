@@ -16,6 +16,8 @@ pub struct ApiError {
     status: StatusCode,
     message: String,
     param: Option<Cow<'static, str>>,
+    /// What Feast calls it.
+    exception: Option<&'static str>,
     retry_after: Option<Duration>,
 }
 
@@ -30,13 +32,15 @@ pub enum Shape {
     Oip,
     /// `{"status": {"error": "..."}, "time": 0.0}` as Qdrant.
     Qdrant,
+    /// `{"detail": "..."}` as Feast, or the text of an object that names one of its exceptions.
+    Feast,
 }
 
 impl ApiError {
     /// An error of this fault.
     pub fn new(fault: Fault, message: impl Into<String>) -> ApiError {
         let status = StatusCode::from_u16(fault.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        ApiError { fault, status, message: message.into(), param: None, retry_after: None }
+        ApiError { fault, status, message: message.into(), param: None, exception: None, retry_after: None }
     }
 
     /// The caller sent something that will not be accepted as it is.
@@ -53,6 +57,13 @@ impl ApiError {
     #[must_use]
     pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> ApiError {
         self.param = Some(param.into());
+        self
+    }
+
+    /// The same, by the name of the exception that Feast's client raises for it.
+    #[must_use]
+    pub(crate) fn with_exception(mut self, name: &'static str) -> ApiError {
+        self.exception = Some(name);
         self
     }
 
@@ -103,6 +114,13 @@ impl ApiError {
             Shape::Rerank => json!({ "message": self.message, "detail": self.message }),
             Shape::Oip => json!({ "error": self.message }),
             Shape::Qdrant => json!({ "status": { "error": self.message }, "time": 0.0 }),
+            Shape::Feast => match self.exception {
+                Some(name) => {
+                    let named = json!({ "module": "feast.errors", "class": name, "message": self.message });
+                    Value::String(named.to_string())
+                }
+                None => json!({ "detail": self.message }),
+            },
         };
         self.with_headers((self.status, axum::Json::<Value>(body)).into_response())
     }

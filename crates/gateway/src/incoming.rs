@@ -143,6 +143,21 @@ pub(crate) struct BodyLimits {
     pub(crate) patience: Duration,
 }
 
+/// The largest body that is put on disk while it comes.
+const DISK_BYTES_MAX: usize = 2 << 30;
+/// All such bodies together.
+const DISK_ALL_BYTES_MAX: usize = 8 << 30;
+/// The time that such a body has in all: it keeps its pace, and holds no memory.
+const DISK_PATIENCE: Duration = Duration::from_secs(600);
+
+impl BodyLimits {
+    /// Those of a body that is put on disk while it comes, and takes no room from those in memory.
+    pub(crate) fn on_disk() -> BodyLimits {
+        let (one_bytes, all_bytes) = (DISK_BYTES_MAX, DISK_ALL_BYTES_MAX);
+        BodyLimits { one_bytes, all_bytes, grace: GRACE, patience: DISK_PATIENCE }
+    }
+}
+
 /// A body on its way in. When it has been refused for its size, the rest may still be read, to be thrown
 /// away: it comes uncounted.
 pub(crate) struct Incoming {

@@ -2,7 +2,7 @@
 //!
 //! A request's way: [`connection`] tells HTTP/1.1 from HTTP/2 and gives up on who says nothing;
 //! [`admission`] counts it in, names it, and refuses what is over the limits; a protocol's module
-//! ([`openai`], [`rerank`], [`classify`], [`oip`], `qdrant`, and [`pipelines`] for paths of the project's own) reads the body, checks it, makes a
+//! ([`openai`], [`rerank`], [`classify`], [`oip`], `qdrant`, `feast`, and [`pipelines`] for paths of the project's own) reads the body, checks it, makes a
 //! [`RequestContext`](halny_types::RequestContext) and hands items to the
 //! [residency](halny_residency); the answer takes the protocol's own shape, and so does every
 //! error, in [`error`], the one place that knows what a fault is called where.
@@ -21,6 +21,8 @@ mod bounded;
 pub mod classify;
 pub mod connection;
 pub mod error;
+mod feast;
+mod features;
 pub mod health;
 mod http2;
 mod incoming;
@@ -40,6 +42,7 @@ pub mod state;
 mod writing;
 
 pub use error::ApiError;
+pub use features::watch_features;
 pub use jobs::Background;
 pub use pipelines::Routes;
 pub use qdrant::{follow_models, watch_collections};

@@ -17,7 +17,12 @@ use sha2::{Digest, Sha256};
 const QDRANT_VERSION: &str = "1.20.0";
 
 const STYLE: &str = include_str!("playground/page.css");
-const SCRIPT: &str = concat!(include_str!("playground/page.js"), include_str!("playground/search.js"));
+// `recommend.js` stands before `search.js`, which starts the page.
+const SCRIPT: &str = concat!(
+    include_str!("playground/page.js"),
+    include_str!("playground/recommend.js"),
+    include_str!("playground/search.js")
+);
 
 static PAGE: LazyLock<String> = LazyLock::new(|| {
     let page = include_str!("playground/page.html");

@@ -11,7 +11,9 @@ use halny_types::Fault;
 use http::{StatusCode, Uri};
 
 use crate::admission::{Door, admit, shape_of};
-use crate::{ApiError, Shared, classify, health, jobs, oip, openai, pipelines, playground, qdrant, rerank};
+use crate::{
+    ApiError, Shared, classify, feast, features, health, jobs, oip, openai, pipelines, playground, qdrant, rerank,
+};
 
 /// The patterns that metrics know routes by.
 pub(crate) const LABELS: [&str; 49] = [
@@ -66,6 +68,14 @@ pub(crate) const LABELS: [&str; 49] = [
     "/inference.GRPCInferenceService/ModelConfig",
 ];
 
+/// The patterns of every protocol.
+pub(crate) fn labels() -> impl Iterator<Item = &'static str> {
+    [LABELS.as_slice(), &qdrant::LABELS, &feast::LABELS, &features::LABELS, &jobs::LABELS]
+        .into_iter()
+        .flatten()
+        .copied()
+}
+
 /// What clients reach.
 pub fn data_router(shared: &Shared) -> Router {
     let mut router = Router::new().route("/", get(playground::page)).route("/health", get(health::health));
@@ -104,6 +114,8 @@ pub(crate) fn surfaces(shared: &Shared) -> Router {
         .route("/rerank", post(rerank::rerank))
         .route("/halny/v1/classify", post(classify::classify))
         .merge(qdrant::routes())
+        .merge(feast::routes())
+        .merge(features::routes())
         .with_state(shared.clone())
 }
 
@@ -115,6 +127,7 @@ pub fn admin_router(shared: &Shared, handlers: Handlers) -> Router {
         .route("/halny/v1/reload", post(reload))
         .merge(oip::admin_routes())
         .merge(qdrant::admin_routes())
+        .merge(features::admin_routes())
         .merge(jobs::admin_routes(handlers))
         .with_state(shared.clone());
     behind_door(router, shared, nothing_here).layer(from_fn(crate::server::loopback_names_only))
@@ -150,12 +163,11 @@ async fn reload(axum::extract::State(shared): axum::extract::State<Shared>) -> S
 
 #[cfg(test)]
 mod tests {
-    use super::LABELS;
     use halny_types::project::routes::is_reserved;
 
     #[test]
     fn no_route_of_a_project_can_have_a_path_of_halnys_own() {
-        for path in LABELS.iter().chain(&crate::qdrant::LABELS).chain(&crate::jobs::LABELS) {
+        for path in super::labels() {
             assert!(is_reserved(path), "{path}");
         }
     }

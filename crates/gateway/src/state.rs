@@ -8,6 +8,7 @@ use http::HeaderMap;
 use tokio::sync::Notify;
 
 use halny_cpu_pool::CpuPool;
+use halny_features::Features;
 use halny_residency::{LoadedModel, Residency};
 use halny_telemetry::Metrics;
 use halny_types::project::Server;
@@ -95,6 +96,8 @@ pub struct Shared {
     pub vectors: Option<Arc<dyn Collections>>,
     /// The same where they are files of this server: snapshots, measured recall and tuning are theirs alone.
     pub vector_files: Option<Arc<Store>>,
+    /// The features; nothing where the project declares none.
+    pub features: Option<Features>,
     /// What works in the background, and the files that it works on; nothing where this server keeps no jobs.
     pub background: Option<Background>,
     /// Told when the operator asks for the project file to be read again.

@@ -67,6 +67,7 @@ async fn rig(engine: FakeEngine, task: &str, more: &str) -> Rig {
         limits: LiveLimits::new(limits),
         vectors: None,
         vector_files: None,
+        features: None,
         background: None,
         reload: Arc::default(),
     };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use halny_gateway::jobs::{Observed, handlers, watch};
 use halny_gateway::{Background, Shared};
 use halny_jobs::command::{Command, Commands};
@@ -17,18 +17,14 @@ use halny_types::project::jobs::{BATCH_QUEUE, DEFAULT_QUEUE, Queue};
 use halny_types::project::{Project, Store, StoreEngine};
 use tokio::task::JoinSet;
 
-use crate::engines::variable;
+use crate::engines::{url, variable};
 
 /// Where the metadata database of a project is.
 pub(crate) fn place_of(store: &Store, folder: &Path) -> anyhow::Result<Place> {
     Ok(match store.engine {
         StoreEngine::Sqlite => Place::Folder(folder.join(&store.folder)),
         StoreEngine::Postgres => {
-            let url = match (&store.url, &store.url_env) {
-                (Some(url), _) => url.clone(),
-                (None, Some(name)) => variable("store", name)?,
-                (None, None) => bail!("[store] says neither `url` nor `url_env`"),
-            };
+            let url = url("store", store.url.as_ref(), store.url_env.as_ref())?;
             let password = store.password_env.as_deref().map(|name| variable("store", name)).transpose()?;
             Place::Postgres { url, password }
         }

@@ -26,26 +26,32 @@ pub(crate) async fn open(
         }
         VectorEngine::Postgres => {
             let password = vectors.password_env.as_deref().map(|name| variable("vectors", name)).transpose()?;
-            let postgres = Postgres::connect(&url(vectors)?, password.as_deref()).await;
+            let postgres = Postgres::connect(
+                &url("vectors", vectors.url.as_ref(), vectors.url_env.as_ref())?,
+                password.as_deref(),
+            )
+            .await;
             Ok((Arc::new(postgres.context("the collections in PostgreSQL cannot be opened")?), None))
         }
         VectorEngine::Qdrant => {
             let key = vectors.api_key_env.as_deref().map(|name| variable("vectors", name)).transpose()?;
-            let qdrant = Qdrant::connect(&url(vectors)?, key.as_deref()).await;
+            let qdrant =
+                Qdrant::connect(&url("vectors", vectors.url.as_ref(), vectors.url_env.as_ref())?, key.as_deref()).await;
             Ok((Arc::new(qdrant.context("the collections in the Qdrant cluster cannot be opened")?), None))
         }
     }
 }
 
-fn url(vectors: &Vectors) -> anyhow::Result<String> {
-    match (&vectors.url, &vectors.url_env) {
+/// The URL that a table of the project file writes, or names the variable of.
+pub(crate) fn url(table: &str, url: Option<&String>, url_env: Option<&String>) -> anyhow::Result<String> {
+    match (url, url_env) {
         (Some(url), _) => Ok(url.clone()),
-        (None, Some(name)) => variable("vectors", name),
-        (None, None) => bail!("[vectors] says neither `url` nor `url_env`"),
+        (None, Some(name)) => variable(table, name),
+        (None, None) => bail!("[{table}] says neither `url` nor `url_env`"),
     }
 }
 
-/// What an environment variable holds that the project file names.
+/// What an environment variable holds that a table of the project file names.
 pub(crate) fn variable(table: &str, name: &str) -> anyhow::Result<String> {
     match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(value),

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Server, ServerArgs};
+use crate::operator::{Operator, Server};
 
 /// How often a job is looked at that is followed.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Args)]
 pub(crate) struct JobsArgs {
     #[command(flatten)]
-    server: ServerArgs,
+    operator: Operator,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -126,7 +126,7 @@ pub(crate) fn run(args: JobsArgs) -> anyhow::Result<()> {
 }
 
 async fn act(args: JobsArgs) -> anyhow::Result<()> {
-    let server = Server::of(&args.server)?;
+    let server = args.operator.server()?;
     match args.verb {
         Verb::List(args) => list(&server, &args).await,
         Verb::Show(args) if args.follow => follow(&server, &args.id).await,

@@ -3,9 +3,11 @@
 mod background;
 mod bench;
 mod check;
-mod client;
 mod engines;
+mod feature_stores;
+mod features;
 mod jobs;
+mod operator;
 mod project;
 mod serve;
 mod starts;
@@ -33,6 +35,8 @@ enum Verb {
     Check(check::CheckArgs),
     /// Send load to a server and report throughput, latency and refusals
     Bench(Box<bench::BenchArgs>),
+    /// Work on the features of a running server
+    Features(features::FeaturesArgs),
     /// Look at the jobs of a running server, and act on them
     Jobs(jobs::JobsArgs),
     /// Move what is known of jobs and files to another database
@@ -45,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Serve(args) => serve::run(&args),
         Verb::Check(args) => check::run(&args),
+        Verb::Features(args) => features::run(args),
         Verb::Jobs(args) => jobs::run(args),
         Verb::Store(args) => store::run(args),
         Verb::Vectors(args) => vectors::run(args),

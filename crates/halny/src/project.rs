@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use halny_types::project::{Checked, check};
+use halny_features::Definitions;
+use halny_jobs::schedule::Times;
+use halny_types::project::{Checked, Problem, Project, check, problem_at};
 
 /// The name of a project file.
 pub(crate) const FILE_NAME: &str = "halny.toml";
@@ -37,14 +39,38 @@ impl ProjectFile {
                 for warning in &checked.warnings {
                     tracing::warn!("{}", warning.render(&name));
                 }
+                // Expressions of features are compiled by who evaluates them.
+                if let Err(problems) = Definitions::new(&checked.project) {
+                    return not_right(&name, problems.into_iter().map(|problem| problem.located(&self.text)));
+                }
+                // So are times, by who keeps schedules.
+                let wrong: Vec<Problem> = wrong_times(&checked.project, &self.text).collect();
+                if !wrong.is_empty() {
+                    return not_right(&name, wrong.into_iter());
+                }
                 Ok(checked)
             }
-            Err(problems) => {
-                let lines: Vec<String> = problems.iter().map(|problem| problem.render(&name)).collect();
-                bail!("the project file is not right\n{}", lines.join("\n"))
-            }
+            Err(problems) => not_right(&name, problems.into_iter()),
         }
     }
+}
+
+fn wrong_times(project: &Project, text: &str) -> impl Iterator<Item = Problem> {
+    project.schedules.iter().enumerate().filter_map(move |(at, schedule)| {
+        let wrong = Times::parse(&schedule.cron, &schedule.timezone).err()?;
+        // A time zone that is one is not what is wrong.
+        let field = if Times::parse("* * * * *", &schedule.timezone).is_err() { "timezone" } else { "cron" };
+        let right = match field {
+            "cron" => "write five fields of cron, such as \"30 3 * * *\", or six with seconds first",
+            _ => "write a name of the IANA database, such as \"Europe/Warsaw\"",
+        };
+        Some(problem_at(text, &format!("/schedules/{at}/{field}"), wrong, right.to_owned()))
+    })
+}
+
+fn not_right(name: &str, problems: impl Iterator<Item = Problem>) -> anyhow::Result<Checked> {
+    let lines: Vec<String> = problems.map(|problem| problem.render(name)).collect();
+    bail!("the project file is not right\n{}", lines.join("\n"))
 }
 
 /// The folder for what may be kept between starts: the project's, `$HALNY_CACHE`, `~/.cache/halny`.

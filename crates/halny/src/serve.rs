@@ -12,21 +12,23 @@ use halny_engine_llama::LlamaEngine;
 use halny_engine_onnx::{OnnxEngine, Options};
 use halny_gateway::{
     Limits, Listener, LiveLimits, Routes, Shared, admin_router, data_router, follow_models, serve, watch_collections,
+    watch_features,
 };
 use halny_jobs::Handlers;
 use halny_residency::{Applied, Engines, Places, Residency};
 use halny_telemetry::{LogFormat, Metrics};
 use halny_types::Tick;
+use halny_types::project::features::Catalogue;
 use halny_types::project::{Checked, CpuThreads, Project, diff};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::{self, Working};
-use crate::engines;
 use crate::project::{ProjectFile, cache_folder};
 use crate::starts::Starts;
 use crate::watch::{Reason, Reasons};
+use crate::{engines, feature_stores};
 
 /// Pieces of work that may wait for the CPU pool, for each of its threads.
 const POOL_QUEUE_PER_THREAD: usize = 1_024;
@@ -87,6 +89,7 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
     let operator = Listener::for_operator(&project.server.admin_address).await?;
     let shared = share(&file, &project, &cache).await?;
     watch_collections(&shared);
+    watch_features(&shared);
     let handlers = background::handlers_of(&shared, &project, &file.folder)?;
     let mut reasons = Reasons::new(&file.path, Arc::clone(&shared.reload))?;
     let stop = CancellationToken::new();
@@ -122,6 +125,9 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
         if tokio::time::timeout(patience, running.shared.residency.drain()).await.is_err() {
             tracing::warn!("a model did not finish in time and is broken off");
         }
+        if let Some(features) = &running.shared.features {
+            features.close().await;
+        }
         if let Some(vectors) = running.shared.vectors.clone() {
             // What was accepted is on disk already; this ends the threads in order.
             let _ = tokio::task::spawn_blocking(move || vectors.close()).await;
@@ -145,10 +151,12 @@ async fn share(file: &ProjectFile, project: &Project, cache: &std::path::Path) -
     if let Some(files) = &vector_files {
         files.keep_warm(project.vectors.warm.as_usize());
     }
+    let pool = CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get());
+    let pool = pool.context("the CPU pool could not be started")?;
     Ok(Shared {
         residency: Residency::new(engines, places, metrics.clone()),
-        pool: CpuPool::new(threads, POOL_QUEUE_PER_THREAD * threads.get())
-            .context("the CPU pool could not be started")?,
+        features: feature_stores::open(project, &file.folder, pool.clone()).await?,
+        pool,
         routes: Routes::new(metrics.clone()),
         background: Some(background::open(project, &file.folder).await?),
         metrics,
@@ -219,6 +227,9 @@ impl Running {
         if let Some(files) = &self.shared.vector_files {
             files.keep_warm(project.vectors.warm.as_usize());
         }
+        if changes.features {
+            self.define(&project)?;
+        }
         let mut applied = Applied::default();
         if !changes.routes.is_empty() && !changes.removed.is_empty() {
             // A route that turns from a model that goes to one that comes: both are there until it has.
@@ -245,9 +256,18 @@ impl Running {
         Ok(())
     }
 
+    /// Answers by other views and services from the next request on.
+    fn define(&self, project: &Project) -> anyhow::Result<()> {
+        match &self.shared.features {
+            Some(features) => features.reload(feature_stores::definitions(project)?, project.features.join_memory),
+            None => tracing::warn!("the first features of a project are served from the next start on"),
+        }
+        Ok(())
+    }
+
     /// Serves the routes of a project, from the next request on.
     fn route(&self, project: &Project) {
-        for error in self.shared.routes.set(&project.routes) {
+        for error in self.shared.routes.set(&project.routes, &Catalogue::of(project)) {
             tracing::error!(%error, "a route is not served");
         }
     }

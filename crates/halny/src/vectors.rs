@@ -1,17 +1,11 @@
 //! `halny vectors tune`: asks a running server how thoroughly a collection has to be searched, and has it use that.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::project::ProjectFile;
-
-/// The longest line of the server's answer.
-const LINE_BYTES_MAX: usize = 1 << 20;
+use crate::operator::{Operator, last_line};
 
 /// Works on the collections of a running server.
 #[derive(Args)]
@@ -47,13 +41,8 @@ struct TuneArgs {
     #[arg(long)]
     dry_run: bool,
 
-    /// The project whose server is asked: a folder with a halny.toml, or the file itself
-    #[arg(long, short, default_value = ".")]
-    project: PathBuf,
-
-    /// The operator's address of the server, instead of the project file's
-    #[arg(long)]
-    admin_address: Option<String>,
+    #[command(flatten)]
+    operator: Operator,
 }
 
 pub(crate) fn run(args: VectorsArgs) -> anyhow::Result<()> {
@@ -68,50 +57,21 @@ async fn tune(args: TuneArgs) -> anyhow::Result<()> {
     if !args.recall.is_finite() {
         bail!("`recall` is {}, it may be above 0 and at most 1", args.recall);
     }
-    let address = match args.admin_address {
-        Some(address) => address,
-        None => ProjectFile::read(&args.project)?.check()?.project.server.admin_address,
-    };
-    let mut url = reqwest::Url::parse(&format!("http://{address}/"))
-        .with_context(|| format!("{address:?} is no address; write host:port"))?;
     let path = ["halny", "v1", "collections", args.collection.as_str(), "tune"];
-    url.path_segments_mut().map_err(|()| anyhow::anyhow!("{address:?} is no address"))?.clear().extend(path);
     let wanted = json!({
         "recall": args.recall, "vector": args.vector, "limit": args.limit, "apply": !args.dry_run,
     });
-    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build()?;
-    let answer = client.post(url).json(&wanted).send().await;
-    let answer = answer.with_context(|| format!("no server answers at {address}; start it with `halny serve`"))?;
-    if !answer.status().is_success() {
-        let refusal: Value = answer.json().await.unwrap_or_default();
-        bail!("{}", refusal["error"]["message"].as_str().unwrap_or("the server refused without saying why"));
-    }
-    show(&last_line(answer).await?, args.recall)
-}
-
-/// Shows how far the server has come, and gives its last line.
-async fn last_line(mut answer: reqwest::Response) -> anyhow::Result<Value> {
+    let answer = args.operator.server()?.post(&path, &wanted).await?;
     let bar = ProgressBar::new(1_000);
     bar.set_style(ProgressStyle::with_template("{elapsed} {wide_bar} {percent} %")?);
-    let (mut rest, mut last) = (Vec::new(), Value::Null);
-    while let Some(piece) = answer.chunk().await? {
-        rest.extend_from_slice(&piece);
-        if rest.len() > LINE_BYTES_MAX {
-            bail!("the server's answer is no answer to this");
+    let found = last_line(answer, |line| {
+        if let Some(done) = line["done"].as_f64() {
+            bar.set_position((done * 1e3) as u64);
         }
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            last = serde_json::from_slice(&line).context("the server's answer cannot be read")?;
-            if let Some(done) = last["done"].as_f64() {
-                bar.set_position((done * 1e3) as u64);
-            }
-        }
-    }
+    });
+    let found = found.await?;
     bar.finish_and_clear();
-    if let Some(error) = last["error"].as_str() {
-        bail!("{error}");
-    }
-    Ok(last)
+    show(&found, args.recall)
 }
 
 #[expect(clippy::print_stdout, reason = "the answer of a command-line program")]

@@ -40,7 +40,7 @@ pub mod handler;
 mod inspect;
 pub mod job;
 mod rows;
-mod schedule;
+pub mod schedule;
 mod scribe;
 pub mod settings;
 mod submit;

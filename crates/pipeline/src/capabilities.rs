@@ -65,6 +65,33 @@ pub trait Capabilities: Send + Sync + 'static {
         context: &RequestContext,
         request: FetchRequest,
     ) -> impl Future<Output = Result<Vec<Fetched>, StepError>> + Send;
+
+    /// The values of features that hold now, by name; null where there is none.
+    fn features(
+        &self,
+        context: &RequestContext,
+        request: FeaturesRequest,
+    ) -> impl Future<Output = Result<Map<String, Json>, StepError>> + Send;
+}
+
+/// Which features.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FeaturesAsked {
+    /// Those of a service: `name` for its highest version, or `name@version`.
+    Service(String),
+    /// These: `view:feature`, or `view` for all of its features.
+    List(Vec<String>),
+}
+
+/// Which features, and whose.
+#[derive(Clone, Debug)]
+pub struct FeaturesRequest {
+    /// Which features.
+    pub asked: FeaturesAsked,
+    /// Join keys, and the fields of the request that on-demand features read.
+    pub given: Map<String, Json>,
+    /// Whether they are called `view__feature`.
+    pub full_names: bool,
 }
 
 /// What is looked for, and where.
@@ -95,6 +122,13 @@ pub enum SearchFor {
     Vector(Vector),
     /// What is near to a text, by the collection's own model.
     Text(String),
+    /// What is near to some points, and far from others, by their ids. At least one is near.
+    Points {
+        /// Those that it is near to.
+        positive: Vec<Json>,
+        /// Those that it is far from.
+        negative: Vec<Json>,
+    },
 }
 
 /// A point that was found.

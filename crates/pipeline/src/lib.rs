@@ -31,8 +31,8 @@ mod trace;
 mod value;
 
 pub use capabilities::{
-    Capabilities, Classified, FetchRequest, Fetched, GenerateRequest, Inputs, Point, PromptText, Sampling, SearchFor,
-    SearchRequest, Tell, Wrote,
+    Capabilities, Classified, FeaturesAsked, FeaturesRequest, FetchRequest, Fetched, GenerateRequest, Inputs, Point,
+    PromptText, Sampling, SearchFor, SearchRequest, Tell, Wrote,
 };
 pub use describe::{openapi, request_schema, response_schema};
 pub use error::{PlanError, RequestError, RouteError, StepError};

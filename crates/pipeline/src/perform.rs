@@ -4,8 +4,10 @@ use halny_types::project::routes::{Reference, Template};
 use halny_types::{Fault, RequestContext};
 use serde_json::{Map, Value as Json, json};
 
-use crate::capabilities::{FetchRequest, GenerateRequest, Inputs, PromptText, SearchFor, SearchRequest};
-use crate::plan::{Generating, Near, Prompting, Searching, TextOf, Work};
+use crate::capabilities::{
+    FeaturesRequest, FetchRequest, GenerateRequest, Inputs, PromptText, SearchFor, SearchRequest,
+};
+use crate::plan::{Featuring, Generating, Near, Prompting, Searching, TextOf, Work};
 use crate::seen::{Absent, CountOf, Item, Seen};
 use crate::value::number_to_json;
 use crate::{Capabilities, Classified, Outputs, StepError, Tell, Value};
@@ -14,6 +16,8 @@ use crate::{Capabilities, Classified, Outputs, StepError, Tell, Value};
 const POINTS_MAX: usize = 10_000;
 /// The most inputs that one step works on.
 const INPUTS_MAX: usize = 10_000;
+/// The most points that one search takes as examples of either kind.
+const EXAMPLES_MAX: usize = 1_000;
 /// The most tokens that one step writes.
 const TOKENS_MAX: usize = 1_000_000;
 
@@ -96,7 +100,29 @@ impl Work {
                 let text = joined(seen, items, each, separator, *characters_max)?;
                 Ok(Outputs::from([("text".to_owned(), Value::Json(Json::String(text)))]))
             }
+            Work::Features(features) => features.perform(capabilities, context, seen).await,
         }
+    }
+}
+
+impl Featuring {
+    async fn perform<C: Capabilities>(
+        &self,
+        capabilities: &C,
+        context: &RequestContext,
+        seen: &Seen<'_>,
+    ) -> Result<Outputs, StepError> {
+        let mut given = Map::new();
+        for (name, mapping) in &self.given {
+            given.insert(name.clone(), seen.json(mapping, Absent::Null)?.unwrap_or(Json::Null));
+        }
+        let request = FeaturesRequest { asked: self.asked.clone(), given, full_names: self.full_names };
+        let values = capabilities.features(context, request).await?;
+        let or_default = |(name, value): (String, Json)| {
+            let default = self.default.get(&name).filter(|_| value.is_null()).cloned();
+            (name, Value::Json(default.unwrap_or(value)))
+        };
+        Ok(values.into_iter().map(or_default).collect())
     }
 }
 
@@ -113,6 +139,18 @@ impl Searching {
             near: match &self.near {
                 Near::Vector(vector) => SearchFor::Vector(seen.vector(vector)?),
                 Near::Text(text) => SearchFor::Text(seen.text(text, None)?),
+                Near::Points { positive, negative } => {
+                    let ids = |list: &Reference| -> Result<Vec<Json>, StepError> {
+                        let ids: Vec<Json> = seen.items(list)?.into_iter().flatten().cloned().collect();
+                        if ids.len() > EXAMPLES_MAX {
+                            let text = format!("{list} has {} points, a search takes {EXAMPLES_MAX}", ids.len());
+                            return Err(StepError::new(Fault::TooLarge, text));
+                        }
+                        Ok(ids)
+                    };
+                    let negative = negative.as_ref().map(ids).transpose()?.unwrap_or_default();
+                    SearchFor::Points { positive: ids(positive)?, negative }
+                }
             },
             using: self.using.clone(),
             limit: seen.count(&self.limit, POINTS_MAX)?,
@@ -121,7 +159,9 @@ impl Searching {
             threshold: self.threshold,
             exact: self.exact,
         };
-        let points = capabilities.search(context, request).await?;
+        // Nothing is near to no points.
+        let nothing = matches!(&request.near, SearchFor::Points { positive, .. } if positive.is_empty());
+        let points = if nothing { Vec::new() } else { capabilities.search(context, request).await? };
         let points = points.into_iter().map(|point| point_of(point.id, Some(point.score), point.payload)).collect();
         Ok(Outputs::from([("points".to_owned(), Value::Json(Json::Array(points)))]))
     }

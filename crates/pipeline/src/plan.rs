@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use halny_types::project::features::Catalogue;
 use halny_types::project::routes::{Action, Mapping, Part, Payload, Reference, Route, Scope, Template};
 use serde_json::Value as Json;
 
 use crate::seen::{CountOf, single};
-use crate::{PlanError, Sampling};
+use crate::{FeaturesAsked, PlanError, Sampling};
 
 /// A route that can be run.
 #[derive(Debug)]
@@ -67,6 +68,7 @@ pub(crate) enum Work {
     Generate(Box<Generating>),
     Fetch { collection: String, ids: Reference, payload: Payload },
     Join { items: Reference, each: Template, separator: String, characters_max: usize },
+    Features(Box<Featuring>),
 }
 
 #[derive(Debug)]
@@ -85,6 +87,16 @@ pub(crate) struct Searching {
 pub(crate) enum Near {
     Vector(Reference),
     Text(Template),
+    Points { positive: Reference, negative: Option<Reference> },
+}
+
+#[derive(Debug)]
+pub(crate) struct Featuring {
+    pub(crate) asked: FeaturesAsked,
+    /// Join keys and fields of the request.
+    pub(crate) given: BTreeMap<String, Mapping>,
+    pub(crate) default: BTreeMap<String, Json>,
+    pub(crate) full_names: bool,
 }
 
 #[derive(Debug)]
@@ -103,11 +115,11 @@ pub(crate) enum Prompting {
 }
 
 impl Plan {
-    /// Makes a plan of a route.
+    /// Makes a plan of a route, in a project that has these features.
     ///
     /// # Errors
     /// When the route is not one that [`check`](halny_types::project::check) lets pass.
-    pub fn new(route: Route) -> Result<Plan, PlanError> {
+    pub fn new(route: Route, features: &Catalogue) -> Result<Plan, PlanError> {
         let refused = |wrong: String| PlanError { route: route.name.to_string(), wrong };
         let places: BTreeMap<&str, usize> =
             route.steps.iter().enumerate().map(|(at, step)| (step.name.as_str(), at)).collect();
@@ -134,7 +146,7 @@ impl Plan {
             answer.push(Answered { name, mapping, needs, written_by });
         }
         let order = order(&steps).ok_or_else(|| refused("its steps wait for each other".to_owned()))?;
-        let scope = Scope::of(&route);
+        let scope = Scope::of(&route, features);
         Ok(Plan { scope, steps, order, answer, route })
     }
 
@@ -142,6 +154,12 @@ impl Plan {
     #[must_use]
     pub fn route(&self) -> &Route {
         &self.route
+    }
+
+    /// Whether it is the plan of this route still, in a project that has these features.
+    #[must_use]
+    pub fn is_of(&self, route: &Route, features: &Catalogue) -> bool {
+        self.route == *route && self.scope == Scope::of(route, features)
     }
 
     /// Whether a request may ask for its answer as events.
@@ -220,7 +238,12 @@ fn work(action: Action<'_>) -> Result<(Work, Vec<Reference>), String> {
             near: match (&search.vector, &search.text) {
                 (Some(vector), _) => Near::Vector(reads.single(vector)?),
                 (None, Some(text)) => Near::Text(reads.template(text)?),
-                (None, None) => return Err("a search has neither vector nor text".to_owned()),
+                (None, None) => {
+                    let nothing = || "a search has neither vector nor text nor positive".to_owned();
+                    let positive = reads.single(search.positive.as_deref().ok_or_else(nothing)?)?;
+                    let negative = search.negative.as_deref().map(|list| reads.single(list)).transpose()?;
+                    Near::Points { positive, negative }
+                }
             },
             using: search.using.clone(),
             limit: reads.count(&search.limit)?,
@@ -270,6 +293,18 @@ fn work(action: Action<'_>) -> Result<(Work, Vec<Reference>), String> {
             separator: join.separator.clone(),
             characters_max: join.max_characters,
         },
+        Action::Features(read) => Work::Features(Box::new(Featuring {
+            asked: match (&read.service, &read.list) {
+                (Some(service), _) => FeaturesAsked::Service(service.clone()),
+                (None, Some(list)) => FeaturesAsked::List(list.clone()),
+                (None, None) => return Err("a step has neither a service nor a list of features".to_owned()),
+            },
+            given: (read.entities.iter().chain(&read.request))
+                .map(|(name, value)| Ok((name.clone(), reads.mapping(value)?)))
+                .collect::<Result<_, String>>()?,
+            default: read.default.clone(),
+            full_names: read.full_feature_names,
+        })),
     };
     Ok((work, reads))
 }

@@ -384,3 +384,37 @@ fn a_plan_waits_for_what_it_reads_and_for_nothing_else() {
     let value: Value = halny_pipeline::openapi([plan.as_ref()]);
     assert_eq!(value["paths"]["/r"]["post"]["operationId"], "r");
 }
+
+const TASTE: &str = r#"
+[routes.request]
+user = { type = "integer" }
+[[routes.steps]]
+name = "user"
+[routes.steps.features]
+service = "taste"
+entities = { user_id = "${request.user}" }
+default = { recent = [7] }
+[[routes.steps]]
+name = "hits"
+search = { collection = "notes", positive = "${user.recent}", limit = 1 }
+[routes.response]
+count = "${user.count}"
+score = "${user.score}"
+near = "${hits.points[*].payload.text}"
+"#;
+
+#[tokio::test(start_paused = true)]
+async fn features_are_read_by_name_and_defaults_stand_for_what_is_missing() {
+    let (plan, fake) = (plan(TASTE), Fake::of([]));
+    let answer = run(&plan, &fake, json!({ "user": 5 })).await.unwrap();
+    assert_eq!(answer, json!({ "count": 3, "score": 0.5, "near": ["[Number(7)] not []-0"] }));
+    assert_eq!(fake.asked.lock()["features"], r#"Service("taste") {"user_id":5}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_near_to_no_points() {
+    let plan = plan(&TASTE.replace("[7]", "[]"));
+    let fake = Fake::of([]);
+    assert_eq!(run(&plan, &fake, json!({ "user": 5 })).await.unwrap()["near"], json!([]));
+    assert!(!fake.log().iter().any(|line| line.contains("notes")), "the collection was asked");
+}

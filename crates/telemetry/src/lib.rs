@@ -8,6 +8,7 @@
 //! would count into each other.
 
 pub mod collections;
+pub mod features;
 pub mod gateway;
 pub mod generation;
 pub mod jobs;
@@ -23,6 +24,7 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
 pub use collections::{CollectionSample, Collections, RecallSample, VectorSample};
+pub use features::{FeatureSample, FeatureValues};
 pub use gateway::GatewayMetrics;
 pub use generation::GenerationMetrics;
 pub use jobs::{JobMetrics, QueueSample};
@@ -113,6 +115,11 @@ impl Metrics {
     /// Tells of these collections too from now on.
     pub fn watch_collections(&self, collections: impl Collections) {
         self.0.registry.write().register_collector(Box::new(collections::Watch(collections)));
+    }
+
+    /// Tells of these features too from now on.
+    pub fn watch_features(&self, features: impl FeatureValues) {
+        self.0.registry.write().register_collector(Box::new(features::Watch(features)));
     }
 
     /// What the project's own routes are counted with.
@@ -210,6 +217,27 @@ mod tests {
             "halny_collection_recall_queries_total{collection=\"notes\",vector=\"\",filter=\"must(match a)\"} 3",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn features_are_told_of_as_they_stand_when_metrics_are_asked_for() {
+        struct Some;
+        impl FeatureValues for Some {
+            fn sample(&self) -> FeatureSample {
+                let values = vec![("PRESENT", 7), ("NOT_FOUND", 1)];
+                FeatureSample { values, pushed_rows: 5, waiting_rows: 2, ..FeatureSample::default() }
+            }
+        }
+        let metrics = Metrics::new();
+        metrics.watch_features(Some);
+        let text = metrics.render();
+        for line in [
+            "halny_feature_values_total{status=\"PRESENT\"} 7",
+            "halny_feature_pushed_rows_total 5",
+            "halny_feature_waiting_rows 2",
+        ] {
+            assert!(text.lines().any(|own| own == line), "{line} is not in\n{text}");
         }
     }
 

@@ -167,13 +167,8 @@ async fn read(records: &mut Records) -> Result<(Vec<Record>, bool), Failure> {
 fn took(state: &mut State, sent: Sent) -> Result<bool, Failure> {
     let Some(answer) = sent.answer else { return Ok(false) };
     if answer.status != StatusCode::OK {
-        let said = answer.body["status"]["error"].as_str().or_else(|| answer.body["error"]["message"].as_str());
-        let text = format!(
-            "records {} to {}: {}",
-            state.position.records + 1,
-            sent.next.records,
-            said.unwrap_or("the server refused")
-        );
+        let (first, last) = (state.position.records + 1, sent.next.records);
+        let text = format!("records {first} to {last}: {}", said(&answer.body));
         // What is wrong with the order or a record stays wrong.
         let is_ours = answer.status.is_server_error();
         return Err(if is_ours { Failure::Retry(text) } else { Failure::Fatal(text) });
@@ -212,8 +207,14 @@ fn point(order: &Order, record: Record) -> Option<Value> {
     Some(json!({ "id": id, "vector": vector, "payload": payload }))
 }
 
+/// What a refusal says, whichever protocol's it is.
+pub(super) fn said(body: &Value) -> &str {
+    let places = [&body["status"]["error"], &body["error"]["message"], &body["message"]];
+    places.into_iter().find_map(Value::as_str).unwrap_or("the server refused")
+}
+
 /// A name as a part of a path.
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
     name.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

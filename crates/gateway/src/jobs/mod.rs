@@ -9,7 +9,9 @@ mod embed;
 mod http;
 mod inner;
 mod lines;
+mod materialize;
 mod parts;
+mod rerank;
 mod source;
 
 use std::path::PathBuf;
@@ -70,8 +72,13 @@ pub fn handlers(shared: &Shared, folder: PathBuf) -> Vec<Arc<dyn Handler>> {
     let Some(background) = &shared.background else { return Vec::new() };
     let inner = Inner::of(shared);
     let files = background.files.clone();
-    vec![
+    let mut handlers: Vec<Arc<dyn Handler>> = vec![
         Arc::new(batch::Batch::new(inner.clone(), files.clone(), shared.limits.clone())),
-        Arc::new(embed::EmbedCollection::new(inner, files, folder)),
-    ]
+        Arc::new(embed::EmbedCollection::new(inner.clone(), files.clone(), folder.clone())),
+        Arc::new(rerank::RerankRefresh::new(inner, files, folder)),
+    ];
+    if let Some(features) = &shared.features {
+        handlers.push(Arc::new(materialize::Materialize { features: features.clone() }));
+    }
+    handlers
 }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use halny_pipeline::{Plan, request_schema, response_schema};
 use halny_telemetry::{Metrics, Objective, RouteMetrics};
 use halny_types::Fault;
+use halny_types::project::features::Catalogue;
 use halny_types::project::routes::Route;
 use http::{HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
@@ -73,22 +74,22 @@ impl Routes {
     #[must_use]
     pub fn new(metrics: Metrics) -> Routes {
         let routes = Routes { table: Arc::default(), retired: Arc::default(), metrics };
-        routes.set(&[]);
+        routes.set(&[], &Catalogue::default());
         routes
     }
 
-    /// From now on these routes are served. Requests that have begun go on with what they began with. A route
+    /// From now on these routes are served, in a project with these features. Requests that have begun go on with what they began with. A route
     /// that has not changed is not touched.
     ///
     /// Tells which could not be: a project that was checked has none such.
-    pub fn set(&self, routes: &[Route]) -> Vec<halny_pipeline::PlanError> {
+    pub fn set(&self, routes: &[Route], features: &Catalogue) -> Vec<halny_pipeline::PlanError> {
         let before = self.table.load_full();
         let (mut table, mut refused) = (Table::default(), Vec::new());
         for route in routes {
-            let same = before.by_name.get(route.name.as_str()).filter(|served| served.plan.route() == route);
+            let same = before.by_name.get(route.name.as_str()).filter(|served| served.plan.is_of(route, features));
             let served = match same {
                 Some(served) => Arc::clone(served),
-                None => match Plan::new(route.clone()) {
+                None => match Plan::new(route.clone(), features) {
                     Ok(plan) => {
                         let metrics = self.bind(&plan);
                         Arc::new(Served::new(plan, metrics))

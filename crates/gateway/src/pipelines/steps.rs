@@ -6,16 +6,17 @@ use halny_generation::request::Event;
 use halny_generation::sampling::SamplingOptions;
 use halny_generation::text::StopStrings;
 use halny_pipeline::{
-    Capabilities, Classified, FetchRequest, Fetched, GenerateRequest, Inputs, Point, PromptText, SearchRequest,
-    StepError, Tell, Vector, Wrote,
+    Capabilities, Classified, FeaturesRequest, FetchRequest, Fetched, GenerateRequest, Inputs, Point, PromptText,
+    SearchRequest, StepError, Tell, Vector, Wrote,
 };
 use halny_residency::Inference;
 use halny_tasks::{Answer, Task};
 use halny_types::project::TaskKind;
 use halny_types::{Fault, RequestContext};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
 
+use crate::features::steps as features;
 use crate::openai::conversation::{self, Asked};
 use crate::openai::parameters::reason;
 use crate::prepare::{self, Admitted};
@@ -225,5 +226,9 @@ impl Capabilities for Steps {
 
     async fn fetch(&self, _: &RequestContext, request: FetchRequest) -> Result<Vec<Fetched>, StepError> {
         collections::fetch(&self.shared, request).await.map_err(of_step)
+    }
+
+    async fn features(&self, _: &RequestContext, request: FeaturesRequest) -> Result<Map<String, Value>, StepError> {
+        features::read(&self.shared, request).await.map_err(of_step)
     }
 }

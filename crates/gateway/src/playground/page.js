@@ -62,8 +62,10 @@ async function* events(path, options) {
 function words(response, body) {
   let said = "";
   try {
-    const json = JSON.parse(body);
-    said = (json.error && json.error.message) || json.message || json.error || json.status?.error || "";
+    const read = JSON.parse(body);
+    // Feast's errors are texts of JSON.
+    const json = typeof read === "string" ? JSON.parse(read) : read;
+    said = (json.error && json.error.message) || json.message || json.detail || json.error || json.status?.error || "";
   } catch {
     said = "";
   }
@@ -541,4 +543,5 @@ async function start() {
   await watchSearch();
   // An image has to be chosen, and text costs more than the others: both wait to be asked.
   shown.filter((task) => task !== "image" && task !== "generate").forEach((task) => runs[task].forEach((run) => run()));
+  recommending?.run();
 }

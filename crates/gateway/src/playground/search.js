@@ -44,7 +44,7 @@ function foundPoint({ id, score, payload }) {
   const title = TITLES.find((name) => fields.some(([field]) => field === name));
   const words = fields.filter(([field]) => field !== title).map(([, value]) => value).join(" · ");
   const row = scored("li", "", score.toFixed(3), score);
-  row.firstChild.append(element("strong", title ? payload[title] : String(id)), " ", words);
+  row.firstChild.append(called(id, title ? payload[title] : String(id)), " ", words);
   return row;
 }
 
@@ -144,6 +144,7 @@ async function watchSearch() {
     work: search, clear: () => byId("search-results").replaceChildren(), rest: SEARCH_REST_MS, facts: showSearchFacts,
   });
   picker.addEventListener("change", run);
+  if (collections.length) await watchRecommend();
   const route = collections.length ? await answering() : null;
   if (route) watchAnswer(route);
 }

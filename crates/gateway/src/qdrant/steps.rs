@@ -7,7 +7,7 @@ use halny_pipeline::{FetchRequest, Fetched, Point, SearchFor, SearchRequest, Vec
 use halny_residency::Inference;
 use halny_types::project::routes::Payload;
 use halny_types::{Fault, RequestContext};
-use halny_vectors::query::{Query, QueryRequest, VectorInput};
+use halny_vectors::query::{Query, QueryRequest, Strategy, VectorInput};
 use halny_vectors::{EmbeddingSpace, PayloadSelect, Points, SearchParams, Select, Spaces, VectorSelect, VectorsError};
 use http::HeaderMap;
 use serde_json::{Map, Value};
@@ -37,14 +37,23 @@ pub(crate) async fn search(
     request: SearchRequest,
 ) -> Result<Vec<Point>, ApiError> {
     let collection = collection(shared, &request.collection).await?;
-    let (space, numbers) = match request.near {
-        SearchFor::Vector(vector) => of_space(shared, collection, vector)?,
+    let (space, query) = match request.near {
+        SearchFor::Vector(vector) => {
+            let (space, numbers) = of_space(shared, collection, vector)?;
+            (space, Query::Nearest(VectorInput::Vector(numbers)))
+        }
+        SearchFor::Points { positive, negative } => {
+            let (positive, negative) = (examples(&positive)?, examples(&negative)?);
+            let strategy = Strategy::default();
+            (Chosen::of(shared, collection).space, Query::Recommend { positive, negative, strategy })
+        }
         SearchFor::Text(text) => {
             let chosen = Chosen::of(shared, collection);
             let headers = HeaderMap::new();
             let texts = Texts { shared, headers: &headers, arrived: context.arrived, within: Some(context) };
             let vectors = texts.embed(&chosen, vec![Document { text, model: None }]).await?;
-            (chosen.space, vectors.into_iter().next().unwrap_or_default())
+            let numbers = vectors.into_iter().next().unwrap_or_default();
+            (chosen.space, Query::Nearest(VectorInput::Vector(numbers)))
         }
     };
     let filter = filter(request.filter.as_ref()).map_err(|error| {
@@ -53,7 +62,7 @@ pub(crate) async fn search(
     })?;
     let select = select(&request.payload)?;
     let asked = QueryRequest {
-        query: Some(Query::Nearest(VectorInput::Vector(numbers))),
+        query: Some(query),
         using: request.using.unwrap_or_default(),
         filter,
         params: SearchParams { exact: request.exact, ..SearchParams::default() },
@@ -76,11 +85,7 @@ pub(crate) async fn search(
 /// When there is no such collection, or an id is none.
 pub(crate) async fn fetch(shared: &Shared, request: FetchRequest) -> Result<Vec<Fetched>, ApiError> {
     let space = Chosen::of(shared, collection(shared, &request.collection).await?).space;
-    let read = |id: &Value| {
-        serde_json::from_value::<PointId>(id.clone())
-            .map_err(|_| ApiError::invalid("the id of a point is a whole number from 0 on, or a UUID as text"))
-    };
-    let ids = request.ids.iter().map(read).collect::<Result<Vec<PointId>, ApiError>>()?;
+    let ids = request.ids.iter().map(point_id).collect::<Result<Vec<PointId>, ApiError>>()?;
     let select = select(&request.payload)?;
     let wanted = !select.payload.is_none();
     let records = ask(shared, &space, move |points| points.retrieve(&ids, &select)).await?;
@@ -105,6 +110,15 @@ fn of_space(
         Some(space) => Ok((space, vector.numbers.to_vec())),
         None => Err(VectorsError::Space { holds: Box::new(holds.clone()), given: given.to_string() }),
     }
+}
+
+fn point_id(id: &Value) -> Result<PointId, ApiError> {
+    serde_json::from_value::<PointId>(id.clone())
+        .map_err(|_| ApiError::invalid("the id of a point is a whole number from 0 on, or a UUID as text"))
+}
+
+fn examples(ids: &[Value]) -> Result<Vec<VectorInput>, ApiError> {
+    ids.iter().map(|id| point_id(id).map(VectorInput::Id)).collect()
 }
 
 fn id(id: &PointId) -> Result<Value, ApiError> {

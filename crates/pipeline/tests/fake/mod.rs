@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use halny_pipeline::{
-    Capabilities, Classified, Event, FetchRequest, Fetched, GenerateRequest, Inputs, Plan, Point, PromptText,
-    RouteError, Running, SearchFor, SearchRequest, StepError, Tell, Vector, Wrote, response_schema,
+    Capabilities, Classified, Event, FeaturesRequest, FetchRequest, Fetched, GenerateRequest, Inputs, Plan, Point,
+    PromptText, RouteError, Running, SearchFor, SearchRequest, StepError, Tell, Vector, Wrote, response_schema,
 };
 use halny_types::project::check;
+use halny_types::project::features::Catalogue;
 use halny_types::{Fault, RequestContext, TenantId, Tick};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -92,6 +93,7 @@ impl Capabilities for Fake {
         let near = match &request.near {
             SearchFor::Vector(vector) => format!("{}", vector.numbers[0]),
             SearchFor::Text(text) => text.clone(),
+            SearchFor::Points { positive, negative } => format!("{positive:?} not {negative:?}"),
         };
         let filter = request.filter.map(|filter| filter.to_string()).unwrap_or_default();
         self.work(&request.collection, context, format!("{near} {filter}")).await?;
@@ -161,6 +163,16 @@ impl Capabilities for Fake {
             |id: &Value| Fetched { id: id.clone(), payload: Some(Map::from_iter([("of".to_owned(), id.clone())])) };
         Ok(request.ids.iter().map(fetched).collect())
     }
+
+    async fn features(
+        &self,
+        context: &RequestContext,
+        request: FeaturesRequest,
+    ) -> Result<Map<String, Value>, StepError> {
+        self.work("features", context, format!("{:?} {}", request.asked, Value::Object(request.given))).await?;
+        let name = |name: &str| if request.full_names { format!("clicks__{name}") } else { name.to_owned() };
+        Ok(Map::from_iter([(name("count"), json!(3)), (name("recent"), Value::Null), (name("score"), json!(0.5))]))
+    }
 }
 
 /// Models of all tasks, whose names tests use.
@@ -175,11 +187,27 @@ models = [
 ]
 "#;
 
+/// Features, whose names tests use.
+const FEATURES: &str = r#"
+[[entities]]
+name = "user"
+join_key = "user_id"
+value_type = "int64"
+[[feature_views]]
+name = "clicks"
+entities = ["user"]
+features = [{ name = "count", type = "int64" }, { name = "recent", type = "list<int64>" }, { name = "score", type = "float64" }]
+source = { push = true }
+[[feature_services]]
+name = "taste"
+features = ["clicks"]
+"#;
+
 /// The plan of one route: what stands after its name and path.
 pub(crate) fn plan(route: &str) -> Arc<Plan> {
-    let text = format!("{MODELS}\n[[routes]]\nname = \"r\"\npath = \"/r\"\n{route}");
+    let text = format!("{MODELS}\n{FEATURES}\n[[routes]]\nname = \"r\"\npath = \"/r\"\n{route}");
     let checked = check(&text).unwrap_or_else(|problems| panic!("{problems:#?}"));
-    Arc::new(Plan::new(checked.project.routes[0].clone()).unwrap())
+    Arc::new(Plan::new(checked.project.routes[0].clone(), &Catalogue::of(&checked.project)).unwrap())
 }
 
 /// Begins a request that has so much time.

@@ -7,11 +7,13 @@
 //! Names of views, features and keys are identifiers without `__`, so that `view.feature` can be read in an
 //! expression and `view__feature` can be taken apart again.
 
+mod catalogue;
 mod model;
 mod rules;
 mod store;
 mod value_type;
 
+pub use catalogue::{Catalogue, ChosenFeatures};
 pub use model::{
     BatchSource, ENTITIES_MAX, Entity, FEATURES_MAX, Feature, FeatureService, FeatureView, OnDemandFeature,
     OnDemandView, SERVICES_MAX, Source, TTL_S_MAX, VIEW_ENTITIES_MAX, VIEWS_MAX,

@@ -8,6 +8,7 @@
 //! Not a template language for values (Jinja, CEL): what one can express is not checked before it runs,
 //! and needs bounds of time and memory at run time.
 
+mod feature_rules;
 mod field;
 mod field_rules;
 mod kind;
@@ -24,23 +25,30 @@ pub use kind::{Kind, Record, Slot};
 pub use mapping::Mapping;
 pub use model::{ROUTES_MAX, Route, STEPS_MAX, Slo};
 pub use scope::Scope;
-pub use step::{Action, Classify, Count, Embed, FetchPayload, Generate, Join, Message, Payload, Rerank, Search, Step};
+pub use step::{
+    Action, Classify, Count, Embed, FetchPayload, Generate, Join, Message, Payload, ReadFeatures, Rerank, Search, Step,
+};
 pub use template::{Part, Piece, Reference, Template};
 
 pub(super) use rules::{check, warn};
 
 /// Paths that Halny answers itself: a route's path is none of them and is not below one.
-pub const RESERVED_PATHS: [&str; 10] = [
+pub const RESERVED_PATHS: [&str; 15] = [
     "/aliases",
     "/collections",
+    "/get-online-features",
     "/halny",
     "/health",
     "/inference.GRPCInferenceService",
+    "/materialize",
+    "/materialize-incremental",
     "/metrics",
     "/openapi.json",
+    "/push",
     "/rerank",
     "/v1",
     "/v2",
+    "/write-to-online-store",
 ];
 
 /// Whether a path is one of Halny's own, or below one.

@@ -27,6 +27,8 @@ pub(super) enum Wanted {
     Items,
     /// What a filter compares with: one value, or several.
     Compared,
+    /// What features are asked for with, whose types are told where they are known.
+    Given,
     /// Whatever there is.
     Anything,
 }
@@ -77,6 +79,8 @@ impl Readings {
             Action::Search(search) => {
                 self.optional_single(&at("vector"), search.vector.as_deref(), Wanted::Vector);
                 self.optional_template(&at("text"), search.text.as_deref(), Wanted::Plain);
+                self.optional_single(&at("positive"), search.positive.as_deref(), Wanted::Ids);
+                self.optional_single(&at("negative"), search.negative.as_deref(), Wanted::Ids);
                 self.count(&at("limit"), Some(&search.limit));
                 if let Some(filter) = &search.filter {
                     self.mapping(&at("filter"), filter, Wanted::Compared);
@@ -104,6 +108,13 @@ impl Readings {
             Action::Join(join) => {
                 self.optional_single(&at("items"), Some(&join.items), Wanted::Items);
                 self.optional_template(&at("each"), Some(&join.each), Wanted::PlainOfItem);
+            }
+            Action::Features(read) => {
+                for (setting, values) in [("entities", &read.entities), ("request", &read.request)] {
+                    for (name, value) in values {
+                        self.mapping(&join(&at(setting), name), value, Wanted::Given);
+                    }
+                }
             }
         }
     }
@@ -173,7 +184,7 @@ impl Wanted {
             Wanted::Ids => "a list of ids",
             Wanted::Items => "a list",
             Wanted::Compared => "a value or a list of values",
-            Wanted::Anything => "a value",
+            Wanted::Given | Wanted::Anything => "a value",
         }
     }
 
@@ -211,6 +222,7 @@ impl Reading {
         let fits = match self.wanted {
             Wanted::Plain | Wanted::PlainOfItem => return plain(reference, &slot),
             Wanted::Anything => true,
+            Wanted::Given => !slot.of.holds_vectors(),
             Wanted::Text => slot.of.fits(&Kind::Text),
             Wanted::Texts | Wanted::Ids => match &slot.of {
                 Kind::List(items) => items.is_plain(),

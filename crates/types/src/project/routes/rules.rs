@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::feature_rules::FeaturesRead;
 use super::field::Field;
 use super::field_rules::check_fields;
 use super::kind::{Kind, Record};
@@ -13,6 +14,7 @@ use super::scope::Scope;
 use super::step::{Action, Step};
 use super::{Mapping, Template, Trouble, instead_of, is_name, is_reserved};
 use crate::project::check::Found;
+use crate::project::features::Catalogue;
 use crate::project::locate::join;
 use crate::project::quote::{abbreviated, alternatives};
 use crate::project::rules::{items, unique_names};
@@ -30,18 +32,19 @@ pub(in crate::project) fn check(document: &Value, found: &mut Found) {
     let routes = items(document, "routes");
     unique_names(routes, "/routes", "route", found);
     paths(routes, found);
-    let models = Models::of(document);
+    let (models, features) = (Models::of(document), Catalogue::of_document(document));
     for (at, route) in routes.iter().enumerate().filter(|(_, route)| route.is_object()) {
         let pointer = format!("/routes/{at}");
-        Checked::of(route, &pointer, found).check(&models, found);
+        Checked::of(route, &pointer, &features, found).check(&models, found);
     }
 }
 
 /// What clients have to send and nobody reads.
 pub(in crate::project) fn warn(document: &Value, found: &mut Found) {
+    let features = Catalogue::of_document(document);
     for (at, route) in items(document, "routes").iter().enumerate() {
         let pointer = format!("/routes/{at}");
-        let checked = Checked::of(route, &pointer, found);
+        let checked = Checked::of(route, &pointer, &features, found);
         let read = checked.readings.iter().flat_map(|readings| &readings.all).chain(&checked.answer.all);
         let names: Vec<Option<&super::Part>> = read
             .filter(|reading| reading.reference.root == "request")
@@ -144,6 +147,7 @@ struct Checked<'a> {
     readings: Vec<Readings>,
     answer: Readings,
     scope: Scope,
+    features: &'a Catalogue,
 }
 
 fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
@@ -151,7 +155,7 @@ fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
 }
 
 impl<'a> Checked<'a> {
-    fn of(route: &'a Value, pointer: &'a str, found: &Found) -> Checked<'a> {
+    fn of(route: &'a Value, pointer: &'a str, features: &'a Catalogue, found: &Found) -> Checked<'a> {
         let fields = match route.get("request") {
             None => Some(BTreeMap::new()),
             Some(fields) => read::<BTreeMap<String, Field>>(fields),
@@ -168,8 +172,8 @@ impl<'a> Checked<'a> {
             answer.mapping(&join("/response", name), value, Wanted::Anything);
         }
         let borrowed: Vec<(&str, Option<&Step>)> = steps.iter().map(|(name, step)| (*name, step.as_ref())).collect();
-        let scope = Scope::new(fields.map(|fields| Field::record(&fields)), &borrowed);
-        Checked { pointer, route, steps, readings, answer, scope }
+        let scope = Scope::new(fields.map(|fields| Field::record(&fields)), &borrowed, features);
+        Checked { pointer, route, steps, readings, answer, scope, features }
     }
 
     fn check(&self, models: &Models<'_>, found: &mut Found) {
@@ -274,6 +278,17 @@ impl<'a> Checked<'a> {
             && let Some(filter) = &search.filter
         {
             filter_keys(filter, &format!("{pointer}/search/filter"), found);
+        }
+        if let Action::Features(read) = action {
+            FeaturesRead { read, scope: &self.scope, pointer: &format!("{pointer}/features") }
+                .check(self.features, found);
+        }
+        if let Action::Search(search) = action
+            && search.negative.is_some()
+            && search.positive.is_none()
+        {
+            let wrong = "negative says what to be far from, and positive what to be near to".to_owned();
+            found.missing(&format!("{pointer}/search"), wrong, "add positive".to_owned());
         }
         self.readings(&pointer, readings, items_of(action, &self.scope).as_ref(), found);
         self.fallback(name, step, &pointer, found);
@@ -488,7 +503,7 @@ fn models_of(action: Action<'_>) -> Vec<(&'static str, &str, TaskKind)> {
             vec![("/classify/model", classify.model.as_str(), task)]
         }
         Action::Generate(generate) => vec![("/generate/model", generate.model.as_str(), TaskKind::Generate)],
-        Action::Search(_) | Action::FetchPayload(_) | Action::Join(_) => Vec::new(),
+        Action::Search(_) | Action::FetchPayload(_) | Action::Join(_) | Action::Features(_) => Vec::new(),
     }
 }
 
@@ -496,7 +511,12 @@ fn models_of(action: Action<'_>) -> Vec<(&'static str, &str, TaskKind)> {
 fn alternatives_of(action: Action<'_>, pointer: &str, found: &mut Found) {
     let ways: Vec<(&str, bool)> = match action {
         Action::Embed(embed) => vec![("text", embed.text.is_some()), ("texts", embed.texts.is_some())],
-        Action::Search(search) => vec![("vector", search.vector.is_some()), ("text", search.text.is_some())],
+        Action::Search(search) => vec![
+            ("vector", search.vector.is_some()),
+            ("text", search.text.is_some()),
+            ("positive", search.positive.is_some()),
+        ],
+        Action::Features(read) => vec![("service", read.service.is_some()), ("list", read.list.is_some())],
         Action::Classify(classify) => vec![
             ("text", classify.text.is_some()),
             ("texts", classify.texts.is_some()),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::kind::{Kind, Record, Slot};
-use super::step::{Action, Payload, Step};
+use super::step::{Action, Payload, ReadFeatures, Step};
 use super::template::no_such_name;
 use super::{Field, Mapping, Part, Reference, Route, Template, Trouble, instead_of};
+use crate::project::features::{Catalogue, ChosenFeatures, FeatureType, Scalar};
 
 /// The names that references begin with, and what is behind each.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scope {
     /// Nothing where the fields of the request are not known, for what is wrong with them.
     request: Option<Record>,
@@ -17,23 +18,23 @@ pub struct Scope {
 }
 
 /// What a step gives.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Given {
     action: &'static str,
     outputs: Record,
 }
 
 impl Scope {
-    /// What can be read in a route that was checked.
+    /// What can be read in a route that was checked, of a project with these features.
     #[must_use]
-    pub fn of(route: &Route) -> Scope {
+    pub fn of(route: &Route, features: &Catalogue) -> Scope {
         let steps: Vec<(&str, Option<&Step>)> =
             route.steps.iter().map(|step| (step.name.as_str(), Some(step))).collect();
-        Scope::new(Some(Field::record(&route.request)), &steps)
+        Scope::new(Some(Field::record(&route.request)), &steps, features)
     }
 
     /// The same of a route of which parts cannot be read: whatever is read of those is believed.
-    pub(super) fn new(request: Option<Record>, steps: &[(&str, Option<&Step>)]) -> Scope {
+    pub(super) fn new(request: Option<Record>, steps: &[(&str, Option<&Step>)], features: &Catalogue) -> Scope {
         let mut scope = Scope { request, steps: BTreeMap::new() };
         for (name, _) in steps {
             scope.steps.insert((*name).to_owned(), None);
@@ -47,7 +48,7 @@ impl Scope {
                     continue;
                 }
                 let Some(action) = step.and_then(Step::action) else { continue };
-                if let Some(outputs) = scope.outputs(action) {
+                if let Some(outputs) = scope.outputs(action, features) {
                     settled = false;
                     scope.steps.insert((*name).to_owned(), Some(Given { action: action.name(), outputs }));
                 }
@@ -60,7 +61,7 @@ impl Scope {
     }
 
     /// What a step gives, once what decides it is known.
-    fn outputs(&self, action: Action<'_>) -> Option<Record> {
+    fn outputs(&self, action: Action<'_>, features: &Catalogue) -> Option<Record> {
         Some(match action {
             Action::Embed(embed) if embed.texts.is_some() => Record::of([("vectors", Kind::Vector.list())]),
             Action::Embed(_) => Record::of([("vector", Kind::Vector)]),
@@ -91,6 +92,15 @@ impl Scope {
                 ("written_tokens", Kind::Integer),
             ]),
             Action::Join(_) => Record::of([("text", Kind::Text)]),
+            Action::Features(read) => {
+                let chosen = chosen(read, features).ok()??;
+                let slot = |(name, of): (String, FeatureType)| {
+                    let optional = !read.default.contains_key(&name);
+                    (name, Slot { of: kind_of_feature(of), optional })
+                };
+                let fields = chosen.named(read.full_feature_names).ok()?.into_iter().map(slot).collect();
+                Record { fields, rest: None }
+            }
         })
     }
 
@@ -257,6 +267,10 @@ pub(super) fn present(reference: &Reference, slot: &Slot) -> Result<(), Trouble>
     if !slot.optional {
         return Ok(());
     }
+    if reference.root != "request" {
+        let wrong = format!("\"{reference}\" may be missing, and a value is needed here");
+        return Err(Trouble::new(wrong, "write a default for it in the step that gives it"));
+    }
     let wrong = format!("\"{reference}\" may be left out of a request, and a value is needed here");
     Err(Trouble::new(wrong, "write a default for that field instead of optional"))
 }
@@ -275,6 +289,26 @@ fn no_such_way(reference: &Reference, kind: &Kind, part: &Part) -> Trouble {
             Trouble::new(format!("\"{reference}\" reads the items of {is}"), "write [*] behind a list only")
         }
     }
+}
+
+/// The features that a step reads; nothing where they cannot be told.
+pub(super) fn chosen(read: &ReadFeatures, features: &Catalogue) -> Result<Option<ChosenFeatures>, Trouble> {
+    match (&read.service, &read.list) {
+        (Some(service), _) => features.of_service(service),
+        (None, Some(list)) => features.of_features(list),
+        (None, None) => Ok(None),
+    }
+}
+
+/// The kind of a feature's values: bytes are base64, moments are seconds since 1970.
+pub(super) fn kind_of_feature(of: FeatureType) -> Kind {
+    let one = match of.of {
+        Scalar::Int32 | Scalar::Int64 => Kind::Integer,
+        Scalar::Float32 | Scalar::Float64 | Scalar::UnixTimestamp => Kind::Number,
+        Scalar::Bool => Kind::Boolean,
+        Scalar::String | Scalar::Bytes => Kind::Text,
+    };
+    if of.list { one.list() } else { one }
 }
 
 /// A point of which this part of the payload is read.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::{CollectionName, ModelName};
 
 /// One thing that a route does: exactly one of `embed`, `search`, `rerank`, `classify`, `generate`,
-/// `fetch-payload` and `join`.
+/// `fetch-payload`, `join` and `features`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
@@ -27,7 +27,8 @@ pub struct Step {
     /// Makes vectors of texts: gives `vector`, or `vectors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub embed: Option<Embed>,
-    /// Finds the points nearest to a vector: gives `points`, each with `id`, `score` and `payload`.
+    /// Finds the points nearest to a vector, a text or other points: gives `points`, each with `id`, `score` and
+    /// `payload`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
     /// Orders documents by relevance to a query: gives `documents`, each with `index`, `text` and `score`, and,
@@ -46,6 +47,9 @@ pub struct Step {
     /// Makes one text of a list, for a prompt: gives `text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<Join>,
+    /// Reads the values of features that hold now: gives each by its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub features: Option<ReadFeatures>,
 }
 
 /// What a step does.
@@ -65,11 +69,14 @@ pub enum Action<'a> {
     FetchPayload(&'a FetchPayload),
     /// Makes one text of a list.
     Join(&'a Join),
+    /// Reads features.
+    Features(&'a ReadFeatures),
 }
 
 impl Action<'_> {
     /// The names of all, as the project file writes them.
-    pub const NAMES: [&'static str; 7] = ["embed", "search", "rerank", "classify", "generate", "fetch-payload", "join"];
+    pub const NAMES: [&'static str; 8] =
+        ["embed", "search", "rerank", "classify", "generate", "fetch-payload", "join", "features"];
 
     /// The name, as the project file writes it.
     #[must_use]
@@ -82,6 +89,7 @@ impl Action<'_> {
             Action::Generate(_) => "generate",
             Action::FetchPayload(_) => "fetch-payload",
             Action::Join(_) => "join",
+            Action::Features(_) => "features",
         }
     }
 }
@@ -98,6 +106,7 @@ impl Step {
             self.generate.as_ref().map(Action::Generate),
             self.fetch_payload.as_ref().map(Action::FetchPayload),
             self.join.as_ref().map(Action::Join),
+            self.features.as_ref().map(Action::Features),
         ]
         .into_iter()
         .flatten()
@@ -130,7 +139,7 @@ pub struct Embed {
     pub texts: Option<String>,
 }
 
-/// Finds the points nearest to a vector.
+/// Finds the points nearest to a vector, a text or other points.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Search {
@@ -144,6 +153,14 @@ pub struct Search {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 65_536))]
     pub text: Option<String>,
+    /// Points instead, by one reference to a list of their ids: what is near to them is found, and not they themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1_024), extend("examples" = ["${user.recent}"]))]
+    pub positive: Option<String>,
+    /// Points that what is found is to be far from, beside `positive`: one reference to a list of their ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1_024), extend("examples" = ["${request.disliked}"]))]
+    pub negative: Option<String>,
     /// Which of the collection's vectors, where it has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 96))]
@@ -306,6 +323,35 @@ fn line() -> String {
 
 fn characters() -> usize {
     16_384
+}
+
+/// Reads the values of features that hold now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReadFeatures {
+    /// A feature service: `name` for its highest version, or `name@version`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), extend("examples" = ["recommendations", "recommendations@2"]))]
+    pub service: Option<String>,
+    /// Features instead: `view:feature`, or `view` for all of its features.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 1_000))]
+    pub list: Option<Vec<String>>,
+    /// Whose: a value for each join key of the features, with references.
+    #[schemars(extend("maxProperties" = 64))]
+    #[serde(default)]
+    pub entities: BTreeMap<String, Value>,
+    /// The fields of the request that on-demand features read, with references.
+    #[schemars(extend("maxProperties" = 64))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub request: BTreeMap<String, Value>,
+    /// What stands for features that have no value: they may be read wherever a value is needed.
+    #[schemars(extend("maxProperties" = 1_000))]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub default: BTreeMap<String, Value>,
+    /// Whether features are called `view__feature`, not `feature`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full_feature_names: bool,
 }
 
 /// Which part of a payload is read.
