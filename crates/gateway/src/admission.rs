@@ -43,6 +43,8 @@ struct Inner {
     metrics: GatewayMetrics,
 }
 
+/// The time that an upload has in all; it has to come at a pace, as every body.
+const FILE_PATIENCE: Duration = Duration::from_secs(3_600);
 /// Where files are uploaded to.
 const FILES: &str = "/v1/files";
 /// What a form says beside its file.
@@ -112,8 +114,9 @@ impl Drop for Inside {
 /// The middleware of a port.
 pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let arrived = Tick::now();
-    // Health and metrics are asked for when it matters most: under overload.
-    let exempt = [Method::GET, Method::HEAD].contains(request.method());
+    // Health and metrics are asked for when it matters most: under overload. What asks a database is no such thing.
+    let asks_store = ["/v1/files", "/v1/batches"].iter().any(|path| request.uri().path().starts_with(path));
+    let exempt = [Method::GET, Method::HEAD].contains(request.method()) && !asks_store;
     let inside = door.enter(arrived, request.uri().path());
     let shape = shape_of(request.uri().path());
     let id = request_id(&request);
@@ -150,8 +153,8 @@ fn wrapped(request: Request, door: &Door, inside: &Inside) -> Request {
         // A file goes to its place as it comes: it has a limit of its own, and takes no room from those in memory.
         FILES => {
             let (one_bytes, all_bytes) = (FILE_BYTES_MAX + FORM_BYTES, usize::MAX);
-            let limits = BodyLimits { one_bytes, all_bytes, grace: GRACE, patience: now.body_timeout };
-            (limits, Room::default().held())
+            let patience = now.body_timeout.max(FILE_PATIENCE);
+            (BodyLimits { one_bytes, all_bytes, grace: GRACE, patience }, Room::default().held())
         }
         path if is_put_on_disk(path) => (BodyLimits::on_disk(), Arc::clone(&inside.held)),
         _ => {

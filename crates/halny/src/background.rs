@@ -51,7 +51,7 @@ pub(crate) async fn open(project: &Project, folder: &Path) -> anyhow::Result<Bac
         schedule.times().context("the schedules cannot be kept")?;
     }
     let jobs = Jobs::open(database, blobs, settings).await.context("the queues cannot be opened")?;
-    Ok(Background { jobs, files })
+    Ok(Background::new(jobs, files))
 }
 
 fn settings(project: &Project) -> anyhow::Result<Settings> {
@@ -112,7 +112,13 @@ pub(crate) fn handlers_of(shared: &Shared, project: &Project, folder: &Path) -> 
     };
     let commands = project.commands.iter().map(command).collect();
     all.push(Arc::new(Commands::new(commands, work_folder(project, folder))));
-    Ok(Handlers::new(all))
+    let handlers = Handlers::new(all);
+    for schedule in &project.schedules {
+        let payload = schedule.payload.clone().into();
+        let checked = handlers.check(schedule.kind.as_str(), &payload);
+        checked.with_context(|| format!("the schedule {:?} cannot be kept", schedule.name.as_str()))?;
+    }
+    Ok(handlers)
 }
 
 /// Where commands have their checkpoints while they run.
@@ -140,11 +146,15 @@ impl Working {
     }
 
     /// Tells the jobs that run to stop, waits for their grace period, and gives back what is not done.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.watch.shutdown().await;
-        if let Some(worker) = self.worker {
+        if let Some(worker) = self.worker.take() {
             worker.stop().await;
         }
+    }
+
+    /// Takes no more jobs and files, and lets go of the store. After the ports are closed.
+    pub(crate) async fn close(self) {
         self.background.jobs.close().await;
         self.background.jobs.database().close().await;
     }

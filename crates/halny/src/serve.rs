@@ -113,9 +113,13 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
         signal = stop_signal() => { tracing::info!("{} received: finishing what was accepted", signal?); Ok(()) }
         () = &mut ports => Ok(()),
     };
-    // Before the ports close: a job that is told to stop has a while to leave a checkpoint.
-    if let Some(working) = working {
-        working.stop().await;
+    if let Some(working) = &mut working {
+        // While the ports are open still: a job that is told to stop has a while to leave a checkpoint.
+        tokio::select! {
+            () = working.stop() => {}
+            () = &mut ports => {}
+            signal = stop_signal() => tracing::warn!("{} received again: jobs are given up", signal?),
+        }
     }
     stop.cancel();
     let patience = running.shared.limits.now().drain_timeout.max(Duration::from_secs(1));
@@ -127,6 +131,9 @@ async fn serve_project(file: ProjectFile, checked: Checked, began: Tick) -> anyh
         }
         if let Some(features) = &running.shared.features {
             features.close().await;
+        }
+        if let Some(working) = working {
+            working.close().await;
         }
         if let Some(vectors) = running.shared.vectors.clone() {
             // What was accepted is on disk already; this ends the threads in order.

@@ -58,9 +58,18 @@ fn burst(queue: &QueueSettings) -> Option<f64> {
     queue.rate_per_s.map(|rate| rate.max(1.0))
 }
 
-pub(crate) async fn claim(write: &mut Write, dialect: Dialect, want: &Want, now: i64) -> Result<Claimed, JobsError> {
+pub(crate) async fn claim(
+    write: &mut Write,
+    database: &Database,
+    want: &Want,
+    mut now: i64,
+) -> Result<Claimed, JobsError> {
+    let dialect = database.dialect();
+    if agree(write, dialect, &want.queues).await? {
+        // Others were waited for.
+        now = database.now_ms(write).await?;
+    }
     let mut again = make_due(write, dialect, now).await?;
-    agree(write, dialect, &want.queues).await?;
     let mut jobs = Vec::new();
     for place in 0..want.queues.len() {
         let Some(queue) = want.queues.get((want.turn + place) % want.queues.len()) else { continue };
@@ -98,17 +107,18 @@ async fn make_due(write: &mut Write, dialect: Dialect, now: i64) -> Result<Optio
 }
 
 /// Where workers have to agree on a number they take turns; all of them in one order, so that no two wait for each other.
-async fn agree(write: &mut Write, dialect: Dialect, queues: &[QueueSettings]) -> Result<(), JobsError> {
+/// Tells whether there was anything to agree on.
+async fn agree(write: &mut Write, dialect: Dialect, queues: &[QueueSettings]) -> Result<bool, JobsError> {
     let limited = queues.iter().filter(|queue| queue.concurrency.is_some() || queue.rate_per_s.is_some());
     let names: Vec<&str> = limited.map(|queue| queue.name.as_str()).collect();
     if dialect == Dialect::Sqlite || names.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let places: Vec<String> = (1..=names.len()).map(|place| format!("${place}")).collect();
     let sql = format!("SELECT name FROM queues WHERE name IN ({}) ORDER BY name FOR UPDATE", places.join(", "));
     let query = names.iter().fold(sqlx::query(AssertSqlSafe(sql)), |query, name| query.bind(*name));
     query.fetch_all(&mut **write).await?;
-    Ok(())
+    Ok(true)
 }
 
 /// How many jobs of the queue may start now.
@@ -158,8 +168,9 @@ async fn spend(write: &mut Write, queue: &QueueSettings, started: usize, now: i6
     let sql = "SELECT starts, refilled_ms FROM queues WHERE name = $1";
     let row = sqlx::query(sql).bind(&queue.name).fetch_one(&mut **write).await?;
     let left = refilled(row.try_get(0)?, row.try_get(1)?, now, rate, burst) - started as f64;
-    let sql = "UPDATE queues SET starts = $2, refilled_ms = $3 WHERE name = $1";
-    sqlx::query(sql).bind(&queue.name).bind(left).bind(now).execute(&mut **write).await?;
+    let (refilled_ms, sql): (i64, _) =
+        (row.try_get(1)?, "UPDATE queues SET starts = $2, refilled_ms = $3 WHERE name = $1");
+    sqlx::query(sql).bind(&queue.name).bind(left).bind(now.max(refilled_ms)).execute(&mut **write).await?;
     Ok(())
 }
 
@@ -190,7 +201,9 @@ async fn take(
         query = query.bind(kind);
     }
     let rows = query.fetch_all(&mut **write).await?;
-    let mut jobs = rows.iter().map(job).collect::<Result<Vec<Job>, JobsError>>()?;
+    // One that this version cannot read is nobody's until its lease runs out; the others are run.
+    let readable = |row| job(row).inspect_err(|error| tracing::error!(%error, "a job cannot be run")).ok();
+    let mut jobs: Vec<Job> = rows.iter().filter_map(readable).collect();
     // What is returned has no order.
     jobs.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.run_at_ms, job.id));
     Ok(jobs)

@@ -28,13 +28,13 @@ use tokio::process::{Child, Command as Process};
 use crate::{Failure, Handler, JobsError, Progress, Run, Stop};
 
 /// The longest line of its output that is read.
-const LINE_BYTES_MAX: u64 = 64 * 1024;
+const LINE_BYTES_MAX: usize = 1024 * 1024;
 /// What is kept of what it says on standard error: its end.
 const ERROR_BYTES: usize = 2_048;
 /// The most that a checkpoint may hold.
-const CHECKPOINT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+const CHECKPOINT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// The most files of a checkpoint.
-const CHECKPOINT_FILES_MAX: usize = 10_000;
+const CHECKPOINT_FILES_MAX: usize = 5_000;
 /// The code of `sysexits.h` for a wrong use: it stays wrong.
 const EX_USAGE: i32 = 64;
 
@@ -96,13 +96,15 @@ impl Commands {
         })?;
         let group = Group(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
         limit(command, &group);
-        let input = order.input.to_string();
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read has said so by ending.
-            let _ = stdin.write_all(input.as_bytes()).await;
-        }
-        let errors = child.stderr.take();
-        let (outcome, said) = tokio::join!(self.follow(run, &mut child, &group, &place.0), last_of(errors));
+        let (input, stdin, errors) = (order.input.to_string(), child.stdin.take(), child.stderr.take());
+        let give = async {
+            if let Some(mut stdin) = stdin {
+                // A program that does not read it does not want it.
+                let _ = stdin.write_all(input.as_bytes()).await;
+            }
+        };
+        let follow = self.follow(run, &mut child, &group, &place.0);
+        let (outcome, said, ()) = tokio::join!(follow, last_of(errors), give);
         let (status, result) = outcome?;
         ended(status, result, &said, run.is_stopped())
     }
@@ -115,32 +117,34 @@ impl Commands {
         group: &Group,
         place: &Path,
     ) -> Result<(ExitStatus, Option<Value>), Failure> {
-        let mut lines = child.stdout.take().map(|stdout| BufReader::new(stdout).take(LINE_BYTES_MAX));
-        let (mut result, mut is_told, mut buffer) = (None, false, Vec::new());
+        let mut lines = child.stdout.take().map(Lines::new);
+        let (mut result, mut is_told, mut ended) = (None, false, None);
         loop {
             tokio::select! {
-                line = next_line(&mut lines, &mut buffer), if lines.is_some() => match line {
-                    Some(text) => {
-                        match heard(&text) {
-                            Heard::Progress(progress) => run.progress(progress),
-                            Heard::Checkpoint => keep(run, place).await?,
-                            Heard::Result(value) => result = Some(value),
-                            Heard::Nothing => {}
-                        }
-                    }
+                line = next_line(&mut lines), if lines.is_some() => match line {
+                    Some(text) => match heard(&text) {
+                        Heard::Progress(progress) => run.progress(progress),
+                        Heard::Checkpoint => keep(run, place).await?,
+                        Heard::Result(value) => result = Some(value),
+                        Heard::Nothing => {}
+                    },
                     None => lines = None,
                 },
-                status = child.wait(), if lines.is_none() => {
-                    let status = status.map_err(|error| unusable(&error))?;
-                    if is_told && run.is_stopped() != Some(Stop::Lost) {
-                        keep(run, place).await?;
-                    }
-                    return Ok((status, result));
+                status = child.wait(), if ended.is_none() => {
+                    ended = Some(status.map_err(|error| unusable(&error))?);
+                    // What it left behind holds its output open, and is not wanted.
+                    group.signal(Signal::KILL);
                 }
-                _ = run.stopped(), if !is_told => {
+                _ = run.stopped(), if !is_told && ended.is_none() => {
                     is_told = true;
                     group.signal(Signal::TERM);
                 }
+            }
+            if let Some(status) = ended.filter(|_| lines.is_none()) {
+                if is_told && run.is_stopped() != Some(Stop::Lost) {
+                    keep(run, place).await?;
+                }
+                return Ok((status, result));
             }
         }
     }
@@ -242,27 +246,51 @@ fn heard(line: &str) -> Heard {
     }
 }
 
-/// The next line; nothing at the end of the output. What is beyond the longest line is passed over.
-async fn next_line<R: AsyncRead + Unpin>(
-    lines: &mut Option<tokio::io::Take<BufReader<R>>>,
-    buffer: &mut Vec<u8>,
-) -> Option<String> {
-    let lines = lines.as_mut()?;
-    loop {
-        // Kept between calls: what was read is not lost when something else comes first.
-        match lines.read_until(b'\n', buffer).await {
-            Ok(0) if lines.limit() > 0 && buffer.is_empty() => return None,
-            Err(_) => return None,
-            Ok(_) => {}
-        }
-        let is_whole = buffer.last() == Some(&b'\n') || lines.limit() > 0;
-        let text = String::from_utf8_lossy(buffer).trim_end().to_owned();
-        buffer.clear();
-        lines.set_limit(LINE_BYTES_MAX);
-        if is_whole {
-            return Some(text);
+/// The lines of an output. What is longer than a line may be is passed over whole.
+struct Lines<R> {
+    output: BufReader<R>,
+    line: Vec<u8>,
+    is_long: bool,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    fn new(output: R) -> Lines<R> {
+        Lines { output: BufReader::new(output), line: Vec::new(), is_long: false }
+    }
+
+    /// The next line; nothing at the end. Dropped where it waits, it loses nothing.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            let piece = self.output.fill_buf().await.ok()?;
+            let is_over = piece.is_empty();
+            let end = piece.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(piece.len(), |end| end + 1);
+            if self.line.len() + taken > LINE_BYTES_MAX {
+                self.is_long = true;
+                self.line.clear();
+            } else if !self.is_long {
+                self.line.extend_from_slice(piece.get(..taken).unwrap_or_default());
+            }
+            self.output.consume(taken);
+            if is_over && self.line.is_empty() {
+                return None;
+            }
+            if end.is_some() || is_over {
+                let is_long = std::mem::take(&mut self.is_long);
+                let text = String::from_utf8_lossy(&std::mem::take(&mut self.line)).trim_end().to_owned();
+                if !is_long {
+                    return Some(text);
+                }
+                if is_over {
+                    return None;
+                }
+            }
         }
     }
+}
+
+async fn next_line<R: AsyncRead + Unpin>(lines: &mut Option<Lines<R>>) -> Option<String> {
+    lines.as_mut()?.next().await
 }
 
 /// The end of what a program says.
@@ -303,12 +331,21 @@ impl Drop for Place {
 async fn keep(run: &Run, place: &Path) -> Result<(), Failure> {
     let mut files = Vec::new();
     let mut bytes = 0;
-    for path in files_below(place).await.map_err(|error| unusable(&error))? {
-        let content = tokio::fs::read(&path).await.map_err(|error| unusable(&error))?;
-        bytes += content.len() as u64;
+    let found = files_below(place).await.map_err(|error| unusable(&error))?;
+    if found.len() > CHECKPOINT_FILES_MAX {
+        return Err(Failure::Fatal(format!("the checkpoint has more than {CHECKPOINT_FILES_MAX} files")));
+    }
+    for path in found {
+        // Gone or renamed since it was listed: it is not part of what was finished.
+        let Ok(known) = tokio::fs::metadata(&path).await else { continue };
+        bytes += known.len();
         if bytes > CHECKPOINT_BYTES_MAX {
             return Err(Failure::Fatal(format!("the checkpoint has more than {CHECKPOINT_BYTES_MAX} bytes")));
         }
+        let content = match tokio::fs::read(&path).await {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            content => content.map_err(|error| unusable(&error))?,
+        };
         let digest = digest(&content);
         // By its digest: a file that did not change is written once.
         let blob = format!("{}/files/{digest}", run.folder());
@@ -335,7 +372,7 @@ async fn files_below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
             let kind = entry.file_type().await?;
             if kind.is_dir() {
                 folders.push(entry.path());
-            } else if kind.is_file() && files.len() < CHECKPOINT_FILES_MAX {
+            } else if kind.is_file() && files.len() <= CHECKPOINT_FILES_MAX {
                 // Links lead elsewhere: what is there is not the program's to keep.
                 files.push(entry.path());
             }
@@ -363,6 +400,10 @@ async fn restore(run: &Run, place: &Path) -> Result<(), Failure> {
         .map_err(|error| JobsError::Unreadable(format!("its checkpoint cannot be read: {error}")))?;
     for file in manifest.files {
         let bytes = run.jobs().blobs().get(&file.blob).await.map_err(|error| Failure::Retry(error.to_string()))?;
+        // The manifest is a blob, and a place of blobs may be written to by others.
+        if !Path::new(&file.name).components().all(|part| matches!(part, std::path::Component::Normal(_))) {
+            return Err(Failure::Fatal("its checkpoint names a file outside of its folder".to_owned()));
+        }
         let path = place.join(&file.name);
         if let Some(folder) = path.parent() {
             tokio::fs::create_dir_all(folder).await.map_err(|error| unusable(&error))?;

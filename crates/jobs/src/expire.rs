@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::{JobId, Jobs, JobsError, Progress};
@@ -12,46 +11,48 @@ use crate::{JobId, Jobs, JobsError, Progress};
 pub const LOSSES_MAX: u32 = 20;
 /// Rows that are looked at in one transaction.
 const AT_ONCE: i64 = 1_000;
-
-/// What a worker hears of a job that it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
-    pub(crate) epoch: i64,
-    pub(crate) is_cancelled: bool,
-}
+/// Jobs that are forgotten before other things are looked after again.
+pub(crate) const FORGET_AT_ONCE: i64 = 200;
 
 impl Jobs {
-    /// Extends the leases of a worker to last for `lease` from now, where it says so, and writes how far its jobs are;
-    /// gives those that are still its own. Where there is nothing to write, nothing is.
+    /// Extends the leases of these jobs to last for `lease` from now, where it says so, and writes how far they are;
+    /// gives those that are still the caller's, and whether they are cancelled. Where there is nothing to write, nothing is.
+    ///
+    /// In the connection that writes: those that read may all be taken by whoever looks at jobs.
     pub(crate) async fn beat(
         &self,
-        worker: &str,
+        jobs: &[(JobId, i64)],
         lease: Option<Duration>,
         progress: &[(JobId, i64, Progress)],
-    ) -> Result<HashMap<JobId, Held>, JobsError> {
+    ) -> Result<HashMap<JobId, bool>, JobsError> {
         let database = &self.shared.database;
-        if lease.is_some() || !progress.is_empty() {
-            let mut write = database.write().await?;
-            let now = database.now_ms(&mut write).await?;
-            for (id, epoch, progress) in progress {
-                let sql = "UPDATE jobs SET progress = $3 WHERE id = $1 AND epoch = $2 AND state = 'running'";
-                let text = serde_json::to_string(progress).unwrap_or_default();
-                sqlx::query(sql).bind(id.to_string()).bind(*epoch).bind(text).execute(&mut *write).await?;
-            }
-            if let Some(lease) = lease {
-                let until = now.saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX));
-                let sql = "UPDATE jobs SET lease_until_ms = $2 WHERE state = 'running' AND worker = $1";
-                sqlx::query(sql).bind(worker).bind(until).execute(&mut *write).await?;
-            }
-            write.commit().await?;
+        let mut write = database.write().await?;
+        let now = database.now_ms(&mut write).await?;
+        for (id, epoch, progress) in progress {
+            let sql = "UPDATE jobs SET progress = $3 WHERE id = $1 AND epoch = $2 AND state = 'running'";
+            let text = serde_json::to_string(progress).unwrap_or_default();
+            sqlx::query(sql).bind(id.to_string()).bind(*epoch).bind(text).execute(&mut *write).await?;
         }
-        let sql = "SELECT id, epoch, cancel_ms FROM jobs WHERE state = 'running' AND worker = $1";
-        let rows = sqlx::query(sql).bind(worker).fetch_all(&mut *database.read().await?).await?;
-        let held = |row: &AnyRow| {
-            let is_cancelled = row.try_get::<Option<i64>, _>("cancel_ms")?.is_some();
-            Ok((row.try_get::<String, _>("id")?.parse()?, Held { epoch: row.try_get("epoch")?, is_cancelled }))
-        };
-        rows.iter().map(held).collect()
+        let until = lease.map(|lease| now.saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX)));
+        let mut held = HashMap::new();
+        for (id, epoch) in jobs {
+            let row = match until {
+                Some(until) => {
+                    let sql = "UPDATE jobs SET lease_until_ms = $3 WHERE id = $1 AND epoch = $2 AND state = 'running' \
+                               RETURNING cancel_ms";
+                    sqlx::query(sql).bind(id.to_string()).bind(*epoch).bind(until).fetch_optional(&mut *write).await?
+                }
+                None => {
+                    let sql = "SELECT cancel_ms FROM jobs WHERE id = $1 AND epoch = $2 AND state = 'running'";
+                    sqlx::query(sql).bind(id.to_string()).bind(*epoch).fetch_optional(&mut *write).await?
+                }
+            };
+            if let Some(row) = row {
+                held.insert(*id, row.try_get::<Option<i64>, _>(0)?.is_some());
+            }
+        }
+        write.commit().await?;
+        Ok(held)
     }
 
     /// Takes jobs from workers that were not heard of for too long; gives how many.
@@ -85,42 +86,37 @@ impl Jobs {
         Ok(reaped)
     }
 
-    /// Forgets jobs that were done or cancelled long ago, with their keys, effects and checkpoints; gives how many.
+    /// Forgets some jobs that were done or cancelled long ago, with their keys, effects and checkpoints; gives how many.
     ///
     /// # Errors
     /// When the database or the place of blobs cannot be used.
     pub async fn forget(&self) -> Result<u64, JobsError> {
         let database = &self.shared.database;
         let keep = i64::try_from(self.shared.settings.keep.as_millis()).unwrap_or(i64::MAX);
-        let mut forgotten = 0;
-        loop {
-            let now = database.now_ms(&mut *database.read().await?).await?;
-            let sql =
-                "SELECT id FROM jobs WHERE state IN ('done', 'cancelled') AND ended_ms < $1 ORDER BY ended_ms LIMIT $2";
-            let old = sqlx::query_scalar::<_, String>(sql).bind(now.saturating_sub(keep)).bind(AT_ONCE);
-            let ids = old.fetch_all(&mut *database.read().await?).await?;
-            for id in &ids {
-                self.forget_one(id).await?;
-            }
-            forgotten += ids.len() as u64;
-            if (ids.len() as i64) < AT_ONCE {
-                return Ok(forgotten);
-            }
+        let now = database.now_ms(&mut *database.read().await?).await?;
+        let sql =
+            "SELECT id FROM jobs WHERE state IN ('done', 'cancelled') AND ended_ms < $1 ORDER BY ended_ms LIMIT $2";
+        let old = sqlx::query_scalar::<_, String>(sql).bind(now.saturating_sub(keep)).bind(FORGET_AT_ONCE);
+        let ids = old.fetch_all(&mut *database.read().await?).await?;
+        for id in &ids {
+            self.forget_one(id).await?;
         }
+        Ok(ids.len() as u64)
     }
 
-    /// Forgets one that has ended. Its blobs first: what is left of a broken-off attempt is found again.
+    /// Forgets one that has ended; one that is tried again meanwhile keeps all that is its. Its blobs last: what is left
+    /// of a broken-off attempt takes room, and nothing else.
     pub(crate) async fn forget_one(&self, id: &str) -> Result<(), JobsError> {
-        self.shared.blobs.delete_all(&format!("jobs/{id}")).await?;
         let mut write = self.shared.database.write().await?;
-        for sql in [
-            "DELETE FROM job_keys WHERE job = $1",
-            "DELETE FROM job_effects WHERE job = $1",
-            "DELETE FROM jobs WHERE id = $1 AND state IN ('done', 'cancelled', 'dead')",
-        ] {
+        let sql = "DELETE FROM jobs WHERE id = $1 AND state IN ('done', 'cancelled', 'dead')";
+        if sqlx::query(sql).bind(id).execute(&mut *write).await?.rows_affected() == 0 {
+            return Ok(());
+        }
+        for sql in ["DELETE FROM job_keys WHERE job = $1", "DELETE FROM job_effects WHERE job = $1"] {
             sqlx::query(sql).bind(id).execute(&mut *write).await?;
         }
         write.commit().await?;
+        self.shared.blobs.delete_all(&format!("jobs/{id}")).await?;
         Ok(())
     }
 }

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use halny_types::{Blame, Fault};
+
 use crate::effect::Mark;
 use crate::{Job, Jobs, JobsError, Progress, Usage};
 
@@ -81,6 +83,8 @@ pub enum Failure {
     Retry(String),
     /// It will not: the job is dead at once.
     Fatal(String),
+    /// Something that it needs is away for the moment: it is tried again, and no try has failed.
+    Unavailable(String),
     /// It was told to stop.
     Stopped,
 }
@@ -89,6 +93,7 @@ impl From<JobsError> for Failure {
     fn from(error: JobsError) -> Failure {
         match error {
             JobsError::Fenced => Failure::Stopped,
+            error if error.fault() == Fault::Overload => Failure::Unavailable(error.to_string()),
             error => Failure::Retry(error.to_string()),
         }
     }
@@ -203,18 +208,27 @@ impl Run {
         let mark = Mark { id: self.job.id, epoch: self.job.epoch, checkpoint: name.clone(), usage };
         match self.jobs.shared.scribe.ask(mark).await {
             Ok(before) => {
-                if let Some(before) = before {
-                    self.jobs.shared.blobs.delete(&before).await?;
+                if let Some(before) = before.filter(|before| *before != name) {
+                    self.discard(&before).await;
                 }
                 Ok(())
             }
             Err(error) => {
-                // Not counted: it goes with the next, if there is one. A blob that stays, since the handler is dropped
-                // here, goes with the job.
+                // Not counted: it goes with the next, if there is one.
                 *self.usage.lock() += usage;
-                self.jobs.shared.blobs.delete(&name).await?;
+                // Only then is it known that no row names the new one. What stays goes with the job.
+                if error == JobsError::Fenced {
+                    self.discard(&name).await;
+                }
                 Err(error)
             }
+        }
+    }
+
+    /// Deletes a blob that nothing names; one that cannot be deleted goes with the job.
+    async fn discard(&self, blob: &str) {
+        if let Err(error) = self.jobs.shared.blobs.delete(blob).await {
+            tracing::warn!(%error, blob, "a checkpoint that is not the last stays");
         }
     }
 

@@ -75,6 +75,10 @@ impl Jobs {
             // Written out: the planner sees which of the partial indexes has them.
             conditions.push(format!("state = '{}'", state.as_str()));
         }
+        // PostgreSQL has no text with a NUL in it, so nothing has such a name.
+        if values.iter().any(|value| value.contains('\0')) {
+            return Ok(Vec::new());
+        }
         let limit = limit.min(LIST_MAX);
         let sql =
             format!("SELECT {COLUMNS} FROM jobs WHERE {} ORDER BY id DESC LIMIT {limit}", conditions.join(" AND "));
@@ -127,12 +131,16 @@ impl Jobs {
     pub async fn cancel(&self, id: JobId) -> Result<(), JobsError> {
         let mut write = self.shared.database.write().await?;
         let now = self.shared.database.now_ms(&mut write).await?;
+        // One that has a checkpoint is run once more: its handler may have something to keep.
         let sql = "UPDATE jobs SET cancel_ms = coalesce(cancel_ms, $2), \
-                   ended_ms = CASE WHEN state = 'running' THEN NULL ELSE $2 END, \
-                   state = CASE WHEN state = 'running' THEN 'running' ELSE 'cancelled' END \
+                   ended_ms = CASE WHEN state = 'running' OR checkpoint IS NOT NULL THEN NULL ELSE $2 END, \
+                   run_at_ms = CASE WHEN state = 'delayed' AND checkpoint IS NOT NULL THEN $2 ELSE run_at_ms END, \
+                   state = CASE WHEN state = 'running' THEN 'running' WHEN checkpoint IS NOT NULL THEN 'ready' ELSE 'cancelled' END \
                    WHERE id = $1 AND state IN ('ready', 'delayed', 'running')";
         let changed = sqlx::query(sql).bind(id.to_string()).bind(now).execute(&mut *write).await?;
+        self.shared.database.bell().ring_others(&mut write).await?;
         write.commit().await?;
+        self.shared.database.bell().ring();
         self.expect(id, changed.rows_affected(), "what has ended cannot be cancelled").await
     }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::submit::submit;
-use crate::{Jobs, JobsError, NewJob};
+use crate::{JobId, Jobs, JobsError, NewJob};
 
 /// A job that is submitted when its time comes.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Jobs {
         let mut job = NewJob::new(&schedule.queue, &schedule.kind, schedule.payload.clone());
         // The moment is its name: however many servers keep the schedule, each is submitted once.
         job = job.with_key(&format!("schedule/{}/{due}", schedule.name), "");
-        submit(&mut write, &[job], &self.shared.settings.queues, now).await?;
+        submit(&mut write, &[job], &[JobId::fresh()], &self.shared.settings.queues, now).await?;
         let next = times.after(now);
         let sql = "UPDATE schedules SET next_ms = $2 WHERE name = $1";
         sqlx::query(sql).bind(&schedule.name).bind(next.unwrap_or(i64::MAX)).execute(&mut *write).await?;

@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::JobsError;
 use crate::claim::{self, Claimed, Want};
 use crate::effect::{self, Mark};
 use crate::job::{NewJob, Submitted};
 use crate::settings::QueueSettings;
 use crate::submit;
 use crate::worker::Ending;
+use crate::{JobId, JobsError};
 
 /// Requests that may wait.
 const WAITING_MAX: usize = 4_096;
@@ -159,15 +159,19 @@ where
 async fn serve(database: Database, mut asked: mpsc::Receiver<Box<dyn Pending>>) {
     let mut batch = Vec::with_capacity(AT_ONCE);
     while asked.recv_many(&mut batch, AT_ONCE).await > 0 {
-        if let Err(error) = write(&database, &mut batch).await {
-            let alone = batch.len() == 1;
+        if let Err(refused) = write(&database, &mut batch).await {
+            // One that the database refuses shall not take the others with it. What may have been committed is made
+            // by nobody again.
+            let is_final = batch.len() == 1 || refused.may_be_committed;
             for mut pending in batch.drain(..) {
-                // One that the database refuses shall not take the others with it.
-                let outcome =
-                    if alone { Err(error.clone()) } else { write(&database, std::slice::from_mut(&mut pending)).await };
+                let outcome = if is_final {
+                    Err(refused.clone())
+                } else {
+                    write(&database, std::slice::from_mut(&mut pending)).await
+                };
                 match outcome {
                     Ok(()) => pending.committed(),
-                    Err(error) => pending.failed(error),
+                    Err(refused) => pending.failed(refused.error),
                 }
             }
         }
@@ -176,21 +180,33 @@ async fn serve(database: Database, mut asked: mpsc::Receiver<Box<dyn Pending>>) 
 }
 
 /// Writes all of these in one transaction.
-async fn write(database: &Database, batch: &mut [Box<dyn Pending>]) -> Result<(), JobsError> {
+async fn write(database: &Database, batch: &mut [Box<dyn Pending>]) -> Result<(), Refused> {
     let mut tries = 1;
     loop {
         match write_once(database, batch).await {
             Err(Failed::Collision) if tries < TRIES => tries += 1,
-            Err(Failed::Collision) => return Err(StoreError::Unavailable.into()),
-            Err(Failed::Other(error)) => return Err(error),
+            Err(Failed::Collision) => {
+                return Err(Refused { error: StoreError::Unavailable.into(), may_be_committed: false });
+            }
+            Err(Failed::Other(error)) => return Err(Refused { error, may_be_committed: false }),
+            Err(Failed::Unknown(error)) => return Err(Refused { error, may_be_committed: true }),
             Ok(()) => return Ok(()),
         }
     }
 }
 
+/// Why nothing was written, as far as is known.
+#[derive(Clone)]
+struct Refused {
+    error: JobsError,
+    may_be_committed: bool,
+}
+
 enum Failed {
     Collision,
     Other(JobsError),
+    /// The commit got no answer.
+    Unknown(JobsError),
 }
 
 async fn write_once(database: &Database, batch: &mut [Box<dyn Pending>]) -> Result<(), Failed> {
@@ -208,7 +224,7 @@ async fn write_once(database: &Database, batch: &mut [Box<dyn Pending>]) -> Resu
         database.bell().ring_others(&mut write).await.map_err(other)?;
     }
     write.commit().await.map_err(|error| {
-        if StoreError::is_collision(&error) { Failed::Collision } else { Failed::Other(error.into()) }
+        if StoreError::is_collision(&error) { Failed::Collision } else { Failed::Unknown(error.into()) }
     })?;
     if rings {
         database.bell().ring();
@@ -219,6 +235,8 @@ async fn write_once(database: &Database, batch: &mut [Box<dyn Pending>]) -> Resu
 /// A submission.
 pub(crate) struct Submit {
     pub(crate) jobs: Vec<NewJob>,
+    /// Their names, the same however often the transaction is made.
+    pub(crate) ids: Vec<JobId>,
     pub(crate) queues: Arc<[QueueSettings]>,
 }
 
@@ -231,7 +249,7 @@ impl Request for Submit {
         _: &'a Database,
         now: i64,
     ) -> BoxFuture<'a, Result<Vec<Submitted>, JobsError>> {
-        Box::pin(submit::submit(write, &self.jobs, &self.queues, now))
+        Box::pin(submit::submit(write, &self.jobs, &self.ids, &self.queues, now))
     }
 
     fn rings(&self) -> bool {
@@ -248,7 +266,7 @@ impl Request for Want {
         database: &'a Database,
         now: i64,
     ) -> BoxFuture<'a, Result<Claimed, JobsError>> {
-        Box::pin(claim::claim(write, database.dialect(), self, now))
+        Box::pin(claim::claim(write, database, self, now))
     }
 }
 

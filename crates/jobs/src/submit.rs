@@ -48,7 +48,8 @@ impl Jobs {
             self.check(job)?;
         }
         let queues = self.shared.settings.queues.as_slice().into();
-        self.shared.scribe.ask_if_room(Submit { jobs, queues }).await
+        let ids = jobs.iter().map(|_| JobId::fresh()).collect();
+        self.shared.scribe.ask_if_room(Submit { jobs, ids, queues }).await
     }
 
     fn check(&self, job: &NewJob) -> Result<(), JobsError> {
@@ -86,12 +87,12 @@ impl Jobs {
 pub(crate) async fn submit(
     write: &mut Write,
     jobs: &[NewJob],
+    ids: &[JobId],
     queues: &[QueueSettings],
     now: i64,
 ) -> Result<Vec<Submitted>, JobsError> {
-    let ids: Vec<JobId> = jobs.iter().map(|_| JobId::fresh()).collect();
     let mut keyed: BTreeMap<(&str, &str), (JobId, &str, bool)> = BTreeMap::new();
-    for (job, fresh) in jobs.iter().zip(&ids) {
+    for (job, fresh) in jobs.iter().zip(ids) {
         let Some(key) = &job.key else { continue };
         let known = match keyed.get(&(job.tenant.as_str(), key.name.as_str())) {
             Some((_, hash, _)) => (*hash == key.request_hash).then_some(None),
@@ -110,7 +111,7 @@ pub(crate) async fn submit(
     }
     let mut submitted = Vec::with_capacity(jobs.len());
     for (job, fresh) in jobs.iter().zip(ids) {
-        let mut id = fresh;
+        let mut id = *fresh;
         if let Some(key) = &job.key
             && let Some((known, _, is_there)) = keyed.get_mut(&(job.tenant.as_str(), key.name.as_str()))
         {

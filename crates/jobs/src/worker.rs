@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::pause_ms;
 use crate::claim::Want;
-use crate::expire::Held;
+use crate::expire::FORGET_AT_ONCE;
 use crate::handler::{Failure, Handlers, Run, Stop};
 use crate::rows::whole;
 use crate::settings::QueueSettings;
@@ -31,6 +31,8 @@ const POLL: Duration = Duration::from_millis(500);
 const TELL: Duration = Duration::from_secs(1);
 /// How long it waits after the database failed it.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long a job is put off that needs something which is away.
+const PUT_OFF_MS: u64 = 5_000;
 /// The longest message of an error that is kept, in bytes.
 const ERROR_BYTES_MAX: usize = 4_096;
 
@@ -61,6 +63,9 @@ struct Shared {
     queues: Arc<[QueueSettings]>,
     kinds: Arc<[String]>,
     running: Mutex<HashMap<JobId, Arc<Run>>>,
+    /// Jobs from when they are claimed until their end is written, with their epochs: their leases are extended, and no
+    /// others.
+    held: Mutex<HashMap<JobId, i64>>,
     observer: Arc<dyn Observer>,
     stop: CancellationToken,
 }
@@ -73,8 +78,8 @@ impl Worker {
         let queues = jobs.settings().queues.as_slice().into();
         // Unlike any other, before a restart too: what it had then is not what it has now.
         let name = format!("{}-{}", std::process::id(), JobId::fresh());
-        let (running, stop) = (Mutex::default(), CancellationToken::new());
-        let shared = Arc::new(Shared { jobs, name, handlers, queues, kinds, running, observer, stop });
+        let (running, held, stop) = (Mutex::default(), Mutex::default(), CancellationToken::new());
+        let shared = Arc::new(Shared { jobs, name, handlers, queues, kinds, running, held, observer, stop });
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&shared).claim_and_run());
         tasks.spawn(Arc::clone(&shared).keep_leases());
@@ -114,6 +119,7 @@ impl Shared {
                     Ok((claimed, again)) => {
                         let is_empty = claimed.len() < free;
                         for job in claimed {
+                            self.held.lock().insert(job.id, job.epoch);
                             tasks.spawn(Arc::clone(&self).run(job));
                         }
                         (is_empty, again)
@@ -153,20 +159,29 @@ impl Shared {
 
     /// The life of one claimed job.
     async fn run(self: Arc<Shared>, job: Job) {
+        let id = job.id;
+        self.run_held(job).await;
+        self.held.lock().remove(&id);
+    }
+
+    async fn run_held(&self, job: Job) {
         let began = Tick::now();
         self.observer.started(&job, waited(&job, self.jobs.settings().lease));
         let (id, epoch) = (job.id, job.epoch);
         let resumed = match self.last_checkpoint(&job).await {
             Ok(resumed) => resumed,
             Err(error) => {
-                // As if this worker had been lost: another looks whether the place of blobs is there again.
                 tracing::warn!(%error, job = %id, "the checkpoint of a job cannot be read");
-                let outcome = Outcome::Failed { error: error.to_string(), is_fatal: false };
+                let outcome = Outcome::of_failure(error.into(), None);
                 return self.end(&job, outcome, Usage::default(), None, began).await;
             }
         };
         let run = Run::new(self.jobs.clone(), job, resumed);
         self.running.lock().insert(id, Arc::clone(&run));
+        if run.job.cancel_ms.is_some() {
+            // It has a checkpoint, and its handler may have something to keep.
+            tell(&run, Stop::Cancelled);
+        }
         if self.stop.is_cancelled() {
             // It may have come too late to be told with the others.
             tell(&run, Stop::Preempted);
@@ -203,9 +218,7 @@ impl Shared {
         };
         match outcome {
             Ok(Ok(result)) => Outcome::Done(result),
-            Ok(Err(Failure::Retry(error))) => Outcome::Failed { error, is_fatal: false },
-            Ok(Err(Failure::Fatal(error))) => Outcome::Failed { error, is_fatal: true },
-            Ok(Err(Failure::Stopped)) => Outcome::of_stop(run.is_stopped().unwrap_or(Stop::Lost)),
+            Ok(Err(failure)) => Outcome::of_failure(failure, run.is_stopped()),
             Err(panic) => Outcome::Failed { error: format!("its handler broke: {}", text_of(&panic)), is_fatal: false },
         }
     }
@@ -261,23 +274,23 @@ impl Shared {
         let period = (lease / 3).min(TELL);
         let mut extended = Tick::now();
         // Jobs that were told to stop have their leases for as long as they have to stop.
-        while !(self.stop.is_cancelled() && self.running.lock().is_empty()) {
+        while !(self.stop.is_cancelled() && self.held.lock().is_empty()) {
             tokio::select! {
                 () = tokio::time::sleep(period) => {}
                 () = self.stop.cancelled(), if !self.stop.is_cancelled() => continue,
             }
-            let before: Vec<JobId> = self.running.lock().keys().copied().collect();
-            if before.is_empty() {
+            let held: Vec<(JobId, i64)> = self.held.lock().iter().map(|(id, epoch)| (*id, *epoch)).collect();
+            if held.is_empty() {
                 extended = Tick::now();
                 continue;
             }
             // A third: what was claimed since has its own lease, and two more may fail.
             let is_due = extended.until(Tick::now() + period) >= lease / 3;
             let now = Tick::now();
-            match self.jobs.beat(&self.name, is_due.then_some(lease), &self.told()).await {
-                Ok(held) => {
+            match self.jobs.beat(&held, is_due.then_some(lease), &self.told()).await {
+                Ok(ours) => {
                     extended = if is_due { now } else { extended };
-                    self.hear(&before, &held);
+                    self.hear(&held, &ours);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "leases cannot be extended");
@@ -291,13 +304,13 @@ impl Shared {
     }
 
     /// Tells the jobs that were running what the database says of them.
-    fn hear(&self, before: &[JobId], held: &HashMap<JobId, Held>) {
+    fn hear(&self, held: &[(JobId, i64)], ours: &HashMap<JobId, bool>) {
         let running = self.running.lock();
-        for run in before.iter().filter_map(|id| running.get(id)) {
-            match held.get(&run.job.id) {
-                Some(held) if held.epoch == run.job.epoch && held.is_cancelled => tell(run, Stop::Cancelled),
-                Some(held) if held.epoch == run.job.epoch => {}
-                _ => tell(run, Stop::Lost),
+        for run in held.iter().filter_map(|(id, epoch)| running.get(id).filter(|run| run.job.epoch == *epoch)) {
+            match ours.get(&run.job.id) {
+                Some(true) => tell(run, Stop::Cancelled),
+                Some(false) => {}
+                None => tell(run, Stop::Lost),
             }
         }
     }
@@ -315,7 +328,7 @@ impl Shared {
     /// Takes jobs from the lost, keeps schedules, and forgets what is old.
     async fn keep_time(self: Arc<Shared>) {
         let period = (self.jobs.settings().lease / 4).min(Duration::from_secs(5));
-        let mut forgot = Tick::now();
+        let (mut forgot, mut is_more) = (Tick::now(), false);
         while !self.stop.is_cancelled() {
             let mut wait = period;
             if let Err(error) = self.jobs.reap().await {
@@ -326,11 +339,15 @@ impl Shared {
                 Ok((_, None)) => {}
                 Err(error) => tracing::warn!(%error, "schedules cannot be kept"),
             }
-            if forgot.until(Tick::now()) > Duration::from_secs(60) {
+            if is_more || forgot.until(Tick::now()) > Duration::from_secs(60) {
                 forgot = Tick::now();
-                if let Err(error) = self.jobs.forget().await {
-                    tracing::warn!(%error, "old jobs cannot be forgotten");
-                }
+                is_more = match self.jobs.forget().await {
+                    Ok(count) => count >= FORGET_AT_ONCE.unsigned_abs(),
+                    Err(error) => {
+                        tracing::warn!(%error, "old jobs cannot be forgotten");
+                        false
+                    }
+                };
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -363,6 +380,11 @@ fn text_of(panic: &Box<dyn std::any::Any + Send>) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
 }
 
+/// What is kept of an error. PostgreSQL has no text with a NUL in it.
+fn kept(error: &str) -> String {
+    error.chars().take(ERROR_BYTES_MAX / 4).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// How a try ended.
 #[derive(Clone, Debug)]
 enum Outcome {
@@ -374,10 +396,23 @@ enum Outcome {
     Cancelled,
     /// Not done: another worker goes on.
     Released,
+    /// Something that it needs is away: it is tried again after a while, and nobody counts.
+    PutOff {
+        error: String,
+    },
     Lost,
 }
 
 impl Outcome {
+    fn of_failure(failure: Failure, stop: Option<Stop>) -> Outcome {
+        match failure {
+            Failure::Retry(error) => Outcome::Failed { error, is_fatal: false },
+            Failure::Fatal(error) => Outcome::Failed { error, is_fatal: true },
+            Failure::Unavailable(error) => Outcome::PutOff { error },
+            Failure::Stopped => Outcome::of_stop(stop.unwrap_or(Stop::Lost)),
+        }
+    }
+
     fn of_stop(stop: Stop) -> Outcome {
         match stop {
             Stop::Preempted => Outcome::Released,
@@ -392,7 +427,7 @@ impl Outcome {
             Outcome::Failed { is_fatal, .. } if *is_fatal || job.failures + 1 >= job.max_attempts => "dead",
             Outcome::Failed { .. } => "failed",
             Outcome::Cancelled => "cancelled",
-            Outcome::Released => "released",
+            Outcome::Released | Outcome::PutOff { .. } => "released",
             Outcome::Lost => "lost",
         }
     }
@@ -434,9 +469,15 @@ impl Ending {
             }
             Outcome::Cancelled => ending.state = "cancelled",
             Outcome::Released | Outcome::Lost => ending.is_over = false,
+            Outcome::PutOff { error } => {
+                ending.is_over = false;
+                ending.state = "delayed";
+                ending.error = Some(kept(&error));
+                ending.pause_ms = pause_ms(1, (PUT_OFF_MS, PUT_OFF_MS), &mut rand::rng());
+            }
             Outcome::Failed { error, is_fatal } => {
                 ending.failures += 1;
-                ending.error = Some(error.chars().take(ERROR_BYTES_MAX / 4).collect());
+                ending.error = Some(kept(&error));
                 ending.is_over = is_fatal || ending.failures >= i64::from(job.max_attempts);
                 if ending.is_over {
                     ending.state = "dead";

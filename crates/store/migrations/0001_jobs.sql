@@ -45,6 +45,7 @@ CREATE INDEX jobs_ready ON jobs (queue, priority DESC, run_at_ms, id) WHERE stat
 CREATE INDEX jobs_delayed ON jobs (run_at_ms) WHERE state = 'delayed';
 CREATE INDEX jobs_running ON jobs (queue, lease_until_ms) WHERE state = 'running';
 CREATE INDEX jobs_dead ON jobs (queue, id) WHERE state = 'dead';
+CREATE INDEX jobs_kind ON jobs (tenant, kind, id);
 CREATE INDEX jobs_ended ON jobs (ended_ms) WHERE state IN ('done', 'cancelled');
 
 -- What several servers have to agree on about a queue.

@@ -17,6 +17,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::StoreError;
 
+/// Bytes that are held of a blob that is being written: the least that S3 takes as a part.
+const PART_BYTES: usize = 5 * 1024 * 1024;
+
 /// Where blobs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlobPlace {
@@ -78,7 +81,10 @@ impl Blobs {
     /// # Errors
     /// When the name is no name.
     pub fn writer(&self, name: &str) -> Result<BlobWriter, StoreError> {
-        Ok(BlobWriter { writer: BufWriter::new(Arc::clone(&self.store), path(name)?), bytes: 0 })
+        Ok(BlobWriter {
+            writer: BufWriter::with_capacity(Arc::clone(&self.store), path(name)?, PART_BYTES).with_max_concurrency(1),
+            bytes: 0,
+        })
     }
 
     /// The bytes of a blob.

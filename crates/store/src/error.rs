@@ -78,8 +78,8 @@ fn code(error: &Sql) -> Option<String> {
 impl From<Sql> for StoreError {
     fn from(error: Sql) -> StoreError {
         match code(&error).as_deref() {
-            // SQLite: full, and full while extending a file of the log; PostgreSQL: disk full.
-            Some("13" | "3338" | "53100") => {
+            // SQLite: full; PostgreSQL: disk full.
+            Some("13" | "53100") => {
                 tracing::error!(%error, "there is no room for the metadata database");
                 StoreError::NoRoom
             }

@@ -93,6 +93,10 @@ impl Files {
     /// # Errors
     /// [`StoreError::NoFile`] when it has none of this name, or it has expired.
     pub async fn get(&self, tenant: &str, id: &str) -> Result<File, StoreError> {
+        // PostgreSQL has no text with a NUL in it, so nothing has such a name.
+        if id.contains('\0') {
+            return Err(StoreError::NoFile);
+        }
         let mut connection = self.database.read().await?;
         let now = self.database.now_ms(&mut connection).await?;
         let sql = format!(
@@ -109,6 +113,9 @@ impl Files {
     pub async fn list(&self, tenant: &str, listing: &Listing, limit: u32) -> Result<Vec<File>, StoreError> {
         let mut connection = self.database.read().await?;
         let now = self.database.now_ms(&mut connection).await?;
+        if [&listing.purpose, &listing.after].into_iter().flatten().any(|text| text.contains('\0')) {
+            return Ok(Vec::new());
+        }
         let (sign, order) = if listing.ascending { (">", "ASC") } else { ("<", "DESC") };
         let mut sql =
             format!("SELECT {COLUMNS} FROM files WHERE tenant = $1 AND (expires_ms IS NULL OR expires_ms > $2)");

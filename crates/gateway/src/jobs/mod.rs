@@ -26,7 +26,10 @@ pub(crate) use http::LABELS;
 pub use http::Observed;
 pub(crate) use http::admin_routes;
 
+use tokio::sync::Semaphore;
+
 use crate::Shared;
+use crate::openai::files::UPLOADS_MAX;
 use inner::Inner;
 
 /// What works in the background, and the files that it works on.
@@ -36,6 +39,16 @@ pub struct Background {
     pub jobs: Jobs,
     /// Files that clients uploaded, or that jobs made for them.
     pub files: Files,
+    /// Places for files that are being uploaded.
+    pub(crate) uploads: Arc<Semaphore>,
+}
+
+impl Background {
+    /// These queues and these files.
+    #[must_use]
+    pub fn new(jobs: Jobs, files: Files) -> Background {
+        Background { jobs, files, uploads: Arc::new(Semaphore::new(UPLOADS_MAX)) }
+    }
 }
 
 /// How often it is looked where queues stand, and which files have expired.

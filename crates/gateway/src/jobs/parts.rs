@@ -7,17 +7,27 @@ use halny_jobs::{JobsError, Run};
 use halny_store::files::{File, blob_of, insert};
 use halny_store::{Files, StoreError};
 
-/// Bytes of parts that are held before they are written.
+/// Bytes of an output that are held before they are written.
 pub(super) const PART_BYTES: usize = 8 * 1024 * 1024;
+/// A part that is smaller is written again with what follows it, so that a slow job does not make parts without end.
+const SMALL_BYTES: usize = 1024 * 1024;
 
 /// One output of a job, as far as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Output {
     /// The blobs that hold it, in order.
     pub(super) parts: Vec<String>,
+    /// Parts that were written, also those that others took the place of.
+    written: u64,
     /// What came since, not in a part yet.
     #[serde(skip)]
     pub(super) waiting: Vec<u8>,
+    /// What the last part holds, while that is little.
+    #[serde(skip)]
+    tail: Vec<u8>,
+    /// Parts that others took the place of. The last checkpoint may name them.
+    #[serde(skip)]
+    replaced: Vec<String>,
 }
 
 impl Output {
@@ -27,17 +37,35 @@ impl Output {
         self.waiting.push(b'\n');
     }
 
-    /// Writes what waits as the next part. It counts when a checkpoint that names it does.
+    /// Writes what waits as the next part, or as one in place of the last. It counts when a checkpoint that names it does.
     pub(super) async fn flush(&mut self, run: &Run, name: &str) -> Result<(), JobsError> {
         if self.waiting.is_empty() {
             return Ok(());
         }
         // The epoch makes it one that no other worker writes.
-        let part = format!("{}/parts/{name}-{:06}-{:06}", run.folder(), run.job().epoch, self.parts.len());
-        let bytes = Bytes::from(std::mem::take(&mut self.waiting));
-        run.jobs().blobs().put(&part, bytes).await?;
+        let part = format!("{}/parts/{name}-{:06}-{:08}", run.folder(), run.job().epoch, self.written);
+        let is_more = !self.tail.is_empty();
+        let mut bytes = std::mem::take(&mut self.tail);
+        bytes.append(&mut self.waiting);
+        self.written += 1;
+        run.jobs().blobs().put(&part, Bytes::from(bytes.clone())).await?;
+        if is_more {
+            self.replaced.extend(self.parts.pop());
+        }
         self.parts.push(part);
+        if bytes.len() < SMALL_BYTES {
+            self.tail = bytes;
+        }
         Ok(())
+    }
+
+    /// Deletes what no checkpoint names any more: after the last one was left.
+    pub(super) async fn discard(&mut self, run: &Run) {
+        for part in std::mem::take(&mut self.replaced) {
+            if let Err(error) = run.jobs().blobs().delete(&part).await {
+                tracing::warn!(%error, part, "a part of a job's output stays until the job is forgotten");
+            }
+        }
     }
 
     /// Makes a file of all parts, under a name that was fixed before: made again, it is the same. Nothing where there is
@@ -54,15 +82,6 @@ impl Output {
             }
         }
         writer.finish().await.map(Some)
-    }
-
-    /// Removes the parts, which the file has now.
-    pub(super) async fn remove(&self, run: &Run) {
-        for part in &self.parts {
-            if let Err(error) = run.jobs().blobs().delete(part).await {
-                tracing::warn!(%error, part, "a part of a job's output stays until the job is forgotten");
-            }
-        }
     }
 }
 

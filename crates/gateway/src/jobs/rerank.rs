@@ -156,7 +156,6 @@ impl RerankRefresh {
             let name = format!("rerank_{}.jsonl", run.job().id);
             let made = Made { id: &state.file, name, purpose: "user_data", bytes, expires_after_s: None };
             describe(run, &self.files, &[made]).await?;
-            state.output.remove(run).await;
         }
         Ok(json!({ "collection": order.collection, "queries": state.done, "file": bytes.map(|_| state.file) }))
     }
@@ -206,7 +205,9 @@ impl RerankRefresh {
 async fn mark(run: &Run, state: &mut State) -> Result<(), JobsError> {
     state.output.flush(run, "ranked").await?;
     let manifest = serde_json::to_value(&*state).map_err(|error| JobsError::Unreadable(error.to_string()))?;
-    run.checkpoint(&manifest).await
+    run.checkpoint(&manifest).await?;
+    state.output.discard(run).await;
+    Ok(())
 }
 
 impl Handler for RerankRefresh {

@@ -120,7 +120,7 @@ impl Source {
                 StoreError::NoFile | StoreError::NoBlob => {
                     Failure::Fatal("its source file is not there any more".to_owned())
                 }
-                error => Failure::Retry(error.to_string()),
+                error => Failure::Unavailable(error.to_string()),
             };
             let file = files.get(tenant, id).await.map_err(missing)?;
             if format != Format::Parquet {

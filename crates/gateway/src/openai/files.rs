@@ -19,6 +19,8 @@ use crate::{ApiError, Shared};
 
 /// The largest file, as OpenAI has it.
 pub(crate) const FILE_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Files that are uploaded at once.
+pub(crate) const UPLOADS_MAX: usize = 16;
 /// The largest file for a batch, as OpenAI has it.
 pub(crate) const BATCH_FILE_BYTES_MAX: u64 = 200 * 1024 * 1024;
 /// The most entries of a list.
@@ -104,6 +106,12 @@ struct Received {
 
 async fn receive(shared: &Shared, form: Result<Multipart, MultipartRejection>) -> Result<Response, ApiError> {
     let files = files(shared)?;
+    let background = shared.background.as_ref();
+    // The form's reader holds what comes until it has found where a part ends.
+    let _place = background.and_then(|background| background.uploads.try_acquire().ok()).ok_or_else(|| {
+        let text = format!("{UPLOADS_MAX} files are being uploaded, no more are taken; try again");
+        ApiError::new(Fault::Overload, text).retry_after(std::time::Duration::from_secs(1))
+    })?;
     let mut form = form.map_err(|error| {
         ApiError::invalid(format!(
             "a file is sent as multipart/form-data with `purpose` and `file`: {}",

@@ -9,6 +9,8 @@ use crate::jobs::lines::Line;
 
 /// The most requests of one batch, and inputs of embeddings over all of them, as OpenAI has it.
 const REQUESTS_MAX: u64 = 50_000;
+/// The endpoint whose inputs count.
+const EMBEDDINGS: &str = "/v1/embeddings";
 /// The most errors that are told.
 const ERRORS_MAX: usize = 100;
 /// The longest `custom_id`.
@@ -107,7 +109,9 @@ impl<'a> Checker<'a> {
             Some(_) => {}
             None => self.model = Some(model.to_owned()),
         }
-        self.inputs += body.get("input").and_then(Value::as_array).map_or(1, |inputs| inputs.len() as u64);
+        if self.endpoint == EMBEDDINGS {
+            self.inputs += body.get("input").and_then(Value::as_array).map_or(1, |inputs| inputs.len() as u64);
+        }
         if !self.ids.insert(id.to_owned()) {
             return Err(("duplicate_custom_id", Some("custom_id"), "another line has this `custom_id` too".to_owned()));
         }

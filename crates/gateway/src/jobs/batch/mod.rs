@@ -17,8 +17,8 @@ use futures::stream::FuturesOrdered;
 use halny_jobs::{Failure, Handler, JobsError, Progress, Run, Stop, Usage};
 use halny_store::files::File;
 use halny_store::{Files, StoreError};
-use halny_types::Tick;
 use halny_types::project::jobs::JobKind;
+use halny_types::{Blame, Fault, Tick};
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -242,8 +242,17 @@ impl Batch {
             }
             let Some(done) = (tokio::select! {
                 done = under_way.next() => done,
-                // What is under way is ended first: no request is made twice.
-                reason = run.stopped(), if stop.is_none() => { stop = Some(reason); continue }
+                reason = run.stopped(), if stop.is_none() => {
+                    stop = Some(reason);
+                    match reason {
+                        // What is under way is ended, so that no request is made twice; should that take too long, what
+                        // came before is kept.
+                        Stop::Preempted => mark(run, state).await?,
+                        // Nobody waits for what is under way.
+                        Stop::Cancelled | Stop::Lost => break,
+                    }
+                    continue;
+                }
             }) else {
                 break;
             };
@@ -307,8 +316,7 @@ impl Batch {
             }
         }
         describe(run, &self.files, made.make_contiguous()).await?;
-        state.output.remove(run).await;
-        state.errors.remove(run).await;
+        // The parts stay until the job is forgotten: before its end is written, another may have to join them again.
         result(&Outcome {
             status: ended,
             counts: state.counts,
@@ -360,8 +368,10 @@ impl Handler for Batch {
     }
 }
 
+/// What is away for the moment is waited for; everything else is a try that failed.
 fn retry(error: &StoreError) -> Failure {
-    Failure::Retry(error.to_string())
+    let text = error.to_string();
+    if error.fault() == Fault::Overload { Failure::Unavailable(text) } else { Failure::Retry(text) }
 }
 
 fn refused(errors: Vec<LineError>) -> Outcome {
@@ -407,5 +417,8 @@ async fn mark(run: &Run, state: &mut State) -> Result<(), JobsError> {
     state.output.flush(run, "output").await?;
     state.errors.flush(run, "errors").await?;
     let manifest = serde_json::to_value(&*state).map_err(|error| JobsError::Unreadable(error.to_string()))?;
-    run.checkpoint(&manifest).await
+    run.checkpoint(&manifest).await?;
+    state.output.discard(run).await;
+    state.errors.discard(run).await;
+    Ok(())
 }
