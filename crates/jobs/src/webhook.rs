@@ -176,7 +176,7 @@ mod tests {
             secret: secret.to_owned(),
             timeout: Duration::from_secs(1),
         };
-        for secret in ["hush", "whsec_", "whsec_aHVzaA==", "whsec_%%%"] {
+        for secret in ["hush", "whsec_aHVzaA==", "whsec_%%%"] {
             let error = Webhooks::new(vec![webhook(secret)]).err().unwrap();
             assert!(error.contains("app") && !error.contains(secret), "{error}");
         }
