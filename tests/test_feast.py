@@ -59,7 +59,7 @@ class Shop:
 
 @pytest.fixture(scope="module", params=["redb", "valkey"])
 def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    """A server that has read a file: two drivers of an hour ago, one of a day before that, one whose values are null."""
+    """A server with files of drivers: two of an hour ago, one of a day before that, one whose values are null."""
     folder = tmp_path_factory.mktemp("shop")
     hour = now() - timedelta(hours=1)
     nulls: dict[str, list[Any]] = {name: [None] for name in _STATS}
@@ -194,9 +194,10 @@ def test_the_client_materialises(shop: Shop) -> None:
 def test_the_client_writes_what_it_materialised_itself(shop: Shop) -> None:
     """Rows of a view that takes no pushes, thousands at once, as the client's own engines write them."""
     ids = list(range(2_000_000, 2_003_000))
-    columns = {"driver_id": ids, "event_timestamp": [now() - timedelta(hours=2)] * len(ids), "created": [now()] * len(ids)}
-    fixed = {"rate": 0.5, "score": 1.0, "small": 3, "name": "x", "ok": True, "seen": pd.Timestamp("2026-01-02", tz="UTC")}
-    frame = pd.DataFrame(columns).assign(**fixed, trips=ids)
+    times = {"event_timestamp": [now() - timedelta(hours=2)] * len(ids), "created": [now()] * len(ids)}
+    seen = pd.Timestamp("2026-01-02", tz="UTC")
+    fixed = {"rate": 0.5, "score": 1.0, "small": 3, "name": "x", "ok": True, "seen": seen}
+    frame = pd.DataFrame({"driver_id": ids} | times).assign(**fixed, trips=ids)
     frame["vec"], frame["tags"] = [[1.5, 2.0]] * len(ids), [["a"]] * len(ids)
     shop.store.write_to_online_store("stats", frame)
     found = shop.online(["stats:trips", "stats:seen", "stats:vec"], driver_id=[ids[0], ids[-1]])
@@ -376,7 +377,8 @@ def test_keys_may_hold_any_text(shop: Shop) -> None:
     count = len(keys)
     shop.push("clicks", driver_id=[7] * count, shop_id=keys, n=list(range(count)))
     assert shop.online(["clicks:n"], driver_id=[7] * count, shop_id=keys)["n"] == list(range(count))
-    answer = shop.post("/push", {"push_source_name": "clicks", "df": {"driver_id": [7], "shop_id": ["x" * (1 << 20)], "n": [1]}})
+    long = {"driver_id": [7], "shop_id": ["x" * (1 << 20)], "n": [1]}
+    answer = shop.post("/push", {"push_source_name": "clicks", "df": long})
     assert answer.status_code == 413, answer.text
 
 
@@ -398,7 +400,12 @@ def test_what_is_there_is_listed_and_counted(read: Shop) -> None:
     told = requests.get(f"{read.server.url}/halny/v1/features", timeout=30).json()
     assert [view["name"] for view in told["feature_views"]] == ["clicks", "stats", "ups"]
     assert told["feature_services"] == [
-        {"name": "svc", "version": 1, "features": ["stats:rate", "stats:trips", "ups:u", "sums:plus"], "log_sample": 1.0}
+        {
+            "name": "svc",
+            "version": 1,
+            "features": ["stats:rate", "stats:trips", "ups:u", "sums:plus"],
+            "log_sample": 1.0,
+        }
     ]
     before = read.server.metric("halny_feature_values", status="PRESENT")
     missing = read.server.metric("halny_feature_values", status="NOT_FOUND")
@@ -432,7 +439,7 @@ def test_replay_finds_no_skew_and_a_skew_that_there_is(read: Shop) -> None:
         read.online(service, driver_id=[1, 2], add=[10, 20])
 
     def replay() -> str:
-        command = [BINARY, "features", "replay", "svc", "--project", read.folder]
+        command = [str(BINARY), "features", "replay", "svc", "--project", str(read.folder)]
         ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout

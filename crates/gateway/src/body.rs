@@ -71,7 +71,7 @@ pub(crate) async fn discard_what_is_there(mut body: Body) {
 
 /// Reads on for a while without keeping anything. A client that is still sending when its
 /// connection is closed sees a broken connection, not the answer that says why.
-async fn discard(body: &mut Body) {
+pub(crate) async fn discard(body: &mut Body) {
     let reading = async {
         let mut left = DISCARDED_BYTES_MAX;
         while left > 0

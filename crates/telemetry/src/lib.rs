@@ -235,7 +235,7 @@ mod tests {
         for line in [
             "halny_feature_values_total{status=\"PRESENT\"} 7",
             "halny_feature_pushed_rows_total 5",
-            "halny_feature_waiting_rows 2",
+            "halny_feature_waiting_rows 2.0",
         ] {
             assert!(text.lines().any(|own| own == line), "{line} is not in\n{text}");
         }

@@ -124,8 +124,8 @@ fn every_structural_problem_is_told_at_once() {
         ),
         (
             "\"a b\" = 1\n\"x\\u0000y\" = 2\n",
-            "halny.toml:1:1: \"a b\": there is no such setting; write one of cache, entities, feature_services, feature_views, features, models, on_demand_views, onnxruntime, routes, server, vectors\n\
-             halny.toml:2:1: \"x\\0y\": there is no such setting; write one of cache, entities, feature_services, feature_views, features, models, on_demand_views, onnxruntime, routes, server, vectors\n",
+            "halny.toml:1:1: \"a b\": there is no such setting; write one of cache, commands, entities, feature_services, feature_views, features, jobs, models, on_demand_views, onnxruntime, queues, routes, schedules, server, store, vectors, webhooks\n\
+             halny.toml:2:1: \"x\\0y\": there is no such setting; write one of cache, commands, entities, feature_services, feature_views, features, jobs, models, on_demand_views, onnxruntime, queues, routes, schedules, server, store, vectors, webhooks\n",
         ),
     ]);
 }

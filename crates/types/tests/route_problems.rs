@@ -235,7 +235,7 @@ fn steps_are_reached_go_in_no_circle_and_do_one_thing() {
         (
             "join = { items = \"${best.points}\", each = \"${number}. ${item.payload.name}: ${item.payload.description}\" }",
             "",
-            "halny.toml:36:1: routes[0].steps[3]: the step says nothing of what it does; add one of embed, search, rerank, classify, generate, fetch-payload, join\n",
+            "halny.toml:36:1: routes[0].steps[3]: the step says nothing of what it does; add one of embed, search, rerank, classify, generate, fetch-payload, join, features\n",
         ),
         (
             "name = \"query\"",

@@ -36,18 +36,34 @@ const BATCH_BYTES_MAX: usize = 64 << 20;
 const PIECE_BYTES: usize = 1 << 20;
 const PARAMETERS: [&str; 4] = ["features", "service", "timestamp", "full_feature_names"];
 
-pub(super) async fn historical(State(shared): State<Shared>, asked: Asked, body: Body) -> Response {
+pub(super) async fn historical(State(shared): State<Shared>, asked: Asked, mut body: Body) -> Response {
     let answer = async {
-        let features = features(&shared)?;
-        let (wanted, full_feature_names) = wanted(&asked)?;
-        let timestamp = asked.one("timestamp").unwrap_or("event_timestamp").to_owned();
-        // What is asked for is looked up before the rows are taken.
-        features.check(&wanted, full_feature_names)?;
-        let entities = entities(features, body).await?;
-        let request = HistoricalRequest { asked: wanted, entities, timestamp, full_feature_names };
+        let begun = begin(&shared, &asked, &mut body).await;
+        let (features, request) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                // Whoever is still sending sees the answer only when the rest has been taken.
+                crate::body::discard(&mut body).await;
+                return Err(error);
+            }
+        };
         answered(features.historical(request).await?).await
     };
     respond(answer.await)
+}
+
+/// What is asked for is looked up before the rows are taken.
+async fn begin<'a>(
+    shared: &'a Shared,
+    asked: &Asked,
+    body: &mut Body,
+) -> Result<(&'a Features, HistoricalRequest), ApiError> {
+    let features = features(shared)?;
+    let (wanted, full_feature_names) = wanted(asked)?;
+    let timestamp = asked.one("timestamp").unwrap_or("event_timestamp").to_owned();
+    features.check(&wanted, full_feature_names)?;
+    let entities = entities(features, body).await?;
+    Ok((features, HistoricalRequest { asked: wanted, entities, timestamp, full_feature_names }))
 }
 
 fn wanted(asked: &Asked) -> Result<(Wanted, bool), ApiError> {
@@ -68,7 +84,7 @@ fn wanted(asked: &Asked) -> Result<(Wanted, bool), ApiError> {
 }
 
 /// The rows that are asked for, read back from disk.
-async fn entities(features: &Features, mut body: Body) -> Result<Batches, ApiError> {
+async fn entities(features: &Features, body: &mut Body) -> Result<Batches, ApiError> {
     let file = features.temporary_file().map_err(|error| unwritable(&error))?;
     let mut file = tokio::io::BufWriter::with_capacity(PIECE_BYTES, tokio::fs::File::from_std(file));
     while let Some(frame) = body.frame().await {

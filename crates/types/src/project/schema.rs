@@ -165,10 +165,10 @@ mod tests {
             }
         });
         assert_eq!(
-            tables, 32,
+            tables, 39,
             "project, server, onnxruntime, cache, vectors, model, text options, generate options, adapter, profile, its generate; \
              features, entity, feature view, feature, source, batch source, on-demand view, its feature, feature service; \
-             route, slo, field, step, its seven actions, message"
+             route, slo, field, step, its eight actions, message; store, jobs, queue, schedule, command, webhook"
         );
     }
 
