@@ -203,3 +203,40 @@ def test_who_waits_is_served_while_a_job_embeds(tmp_path: Path) -> None:
         assert asked > 5
         work.until(server, name, "done")
         assert server.stop() == 0
+
+
+def test_queries_are_ranked_ahead(tmp_path: Path, tiny: Tiny) -> None:
+    models = [
+        projects.model("tiny", tiny.embed.folder, "embed"),
+        projects.model("rerank", tiny.rerank.folder, "rerank"),
+    ]
+    path = projects.write(tmp_path, models, more=JOBS)
+    given = texts(200)
+    (tmp_path / "all.txt").write_text("\n".join(given), encoding="utf-8")
+    queries = ["a warm roof", "read a file", "fonts"]
+    (tmp_path / "queries.jsonl").write_text("\n".join(json.dumps({"q": query}) for query in queries), encoding="utf-8")
+    with projects.serve(path) as server:
+        collection(server, "all")
+        run(server, collection="all", source={"path": "all.txt"})
+        order = {"queries": {"path": "queries.jsonl"}, "text": "q", "collection": "all", "field": "text",
+                 "model": "rerank", "candidates": 20, "limit": 5}
+        job = work.submit(server, "rerank-refresh", order)
+        done = work.until(server, job["id"], "done")["result"]
+        assert done["queries"] == 3
+        content = requests.get(f"{server.url}/v1/files/{done['file']}/content", timeout=30).text
+        ranked = [json.loads(line) for line in content.splitlines()]
+        assert [one["query"] for one in ranked] == queries
+        for one in ranked:
+            form = {"query": {"text": one["query"]}, "limit": 20, "with_payload": ["text"]}
+            found = requests.post(f"{server.url}/collections/all/points/query", json=form, timeout=30).json()
+            near = found["result"]["points"]
+            documents = [point["payload"]["text"] for point in near]
+            form = {"model": "rerank", "query": one["query"], "documents": documents, "top_n": 5}
+            expected = requests.post(f"{server.url}/v1/rerank", json=form, timeout=30).json()["results"]
+            assert [result["id"] for result in one["results"]] == [near[result["index"]]["id"] for result in expected]
+        for bad in ({"limit": 30}, {"candidates": 0}, {"queries": {"path": "../x.txt"}}, {"model": None}):
+            answer = requests.post(
+                f"{server.admin_url}/halny/v1/jobs", json={"kind": "rerank-refresh", "payload": order | bad}, timeout=30
+            )
+            assert answer.status_code == 400, answer.text
+        assert server.stop() == 0
