@@ -36,7 +36,7 @@ def attacked(folder: Path) -> Iterator[Server]:
         yield server
         assert server.stop() == 0
         assert "panicked" not in server.log()
-        assert {path.name for path in folder.iterdir() if path.is_dir()} <= {"cache", "vectors"}
+        assert {path.name for path in folder.iterdir() if path.is_dir()} <= {"cache", "store", "vectors"}
 
 
 @contextlib.contextmanager

