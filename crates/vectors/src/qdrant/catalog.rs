@@ -9,11 +9,11 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::error::{Failure, told};
-use super::names::{self, is_usable, none_of};
+use super::names::{self, Catalogue, is_usable, none_of};
 use super::points::Space;
 use super::settings::{self, Info, MARK, Mark};
 use super::spaces::Collection;
-use super::{Cluster, Qdrant};
+use super::{Cluster, Moments, Qdrant};
 use crate::{AliasChange, CollectionConfig, Collections, Spaces, VectorsError, Waiting};
 
 impl Collections for Qdrant {
@@ -70,25 +70,58 @@ async fn load(cluster: &Arc<Cluster>, name: &str) -> Result<Collection, VectorsE
     if !is_usable(name) {
         return Err(none_of(name));
     }
-    let mut asked = name.to_owned();
-    // An alias may be on a space that is not the active one: then its collection is asked for.
-    for _ in 0..2 {
+    let (mut asked, mut moments) = (name.to_owned(), Moments::default());
+    loop {
         let (info, names, aliases) = join3(cluster.info(&asked), cluster.names(), cluster.aliases()).await;
-        let info = info.map_err(told)?.ok_or_else(|| none_of(name))?;
-        let (names, aliases) = (names.map_err(told)?, aliases.map_err(told)?);
-        if names.contains(&asked) {
-            return Collection::foreign(cluster, &asked, &info);
+        let catalogue = Catalogue { collections: names.map_err(told)?, aliases: aliases.map_err(told)? };
+        match Meant::of(&asked, &catalogue, info.map_err(told)?.as_ref())? {
+            Meant::Foreign(target, info) => return Collection::foreign(cluster, target, info),
+            Meant::Own(mark, info) => return own(cluster, &catalogue.collections, *mark, info).await,
+            Meant::SpaceOf(collection) => asked = collection,
+            Meant::Nothing => return Err(none_of(name)),
+            Meant::Changing => {}
         }
-        let target = aliases.get(&asked).filter(|target| names.contains(*target)).ok_or_else(|| none_of(name))?;
-        // A snapshot that was restored under another name says whose it was, and is not.
-        match info.mark()?.filter(|mark| mark.name == *target) {
-            Some(mark) if mark.collection == asked => return own(cluster, &names, mark, &info).await,
-            Some(mark) => asked = mark.collection,
-            None if is_usable(target) => return Collection::foreign(cluster, target, &info),
-            None => break,
+        if !moments.another().await {
+            return Err(none_of(name));
         }
     }
-    Err(none_of(name))
+}
+
+/// What a name means, by what the cluster said of it.
+enum Meant<'a> {
+    /// The collection of another client's, under this name of the cluster's.
+    Foreign(&'a str, &'a Info),
+    /// A collection of ours, of which this is the active space.
+    Own(Box<Mark>, &'a Info),
+    /// One space of this collection, which is the one to ask for.
+    SpaceOf(String),
+    Nothing,
+    /// The answers do not fit together.
+    Changing,
+}
+
+impl Meant<'_> {
+    fn of<'a>(asked: &'a str, catalogue: &'a Catalogue, info: Option<&'a Info>) -> Result<Meant<'a>, VectorsError> {
+        let is_collection = catalogue.collections.contains(asked);
+        let target = catalogue.aliases.get(asked);
+        let Some(info) = info else {
+            return Ok(if is_collection || target.is_some() { Meant::Changing } else { Meant::Nothing });
+        };
+        if is_collection {
+            return Ok(Meant::Foreign(asked, info));
+        }
+        let Some(target) = target.filter(|target| catalogue.collections.contains(*target)) else {
+            return Ok(Meant::Changing);
+        };
+        // A snapshot that was restored under another name says whose it was, and is not.
+        Ok(match info.mark()?.filter(|mark| mark.name == *target) {
+            Some(mark) if mark.collection == asked => Meant::Own(Box::new(mark), info),
+            Some(mark) => Meant::SpaceOf(mark.collection),
+            None if is_usable(target) => Meant::Foreign(target, info),
+            // Of a space that its name was on until now, or no space of ours at all.
+            None => Meant::Changing,
+        })
+    }
 }
 
 /// A collection of ours with its spaces, of which the active one was read.

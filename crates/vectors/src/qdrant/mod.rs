@@ -55,6 +55,7 @@ mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
@@ -70,6 +71,10 @@ use settings::Info;
 
 /// The first release whose collections have metadata.
 const VERSION_MIN: (u32, u32) = (1, 16);
+
+/// How often names are asked for again where answers do not fit together, and what is waited more each time.
+const MOMENTS: u32 = 5;
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// The collections in a Qdrant cluster.
 pub struct Qdrant {
@@ -109,6 +114,23 @@ struct Aliases {
 struct Alias {
     alias_name: String,
     collection_name: String,
+}
+
+/// The names of a cluster come in several answers, and where those do not fit together, something was changed in
+/// between: then they are asked for again, a few times.
+#[derive(Default)]
+struct Moments(u32);
+
+impl Moments {
+    /// Waits until it may be worth while to ask again; `false` when it was asked often enough.
+    async fn another(&mut self) -> bool {
+        if self.0 == MOMENTS {
+            return false;
+        }
+        tokio::time::sleep(MOMENT * self.0).await;
+        self.0 += 1;
+        true
+    }
 }
 
 impl Qdrant {
@@ -169,9 +191,16 @@ impl Cluster {
         Ok(aliases.aliases.into_iter().map(|alias| (alias.alias_name, alias.collection_name)).collect())
     }
 
+    /// All names, as they are at one moment.
     async fn catalogue(&self) -> Result<Catalogue, VectorsError> {
-        let (collections, aliases) = futures::try_join!(self.names(), self.aliases()).map_err(told)?;
-        Ok(Catalogue { collections, aliases })
+        let mut moments = Moments::default();
+        loop {
+            let (collections, aliases) = futures::try_join!(self.names(), self.aliases()).map_err(told)?;
+            let catalogue = Catalogue { collections, aliases };
+            if catalogue.is_of_one_moment() || !moments.another().await {
+                return Ok(catalogue);
+            }
+        }
     }
 
     /// What is told of a collection, or of the one that an alias is on; nothing where there is none.

@@ -74,6 +74,11 @@ pub(super) struct Catalogue {
 }
 
 impl Catalogue {
+    /// Whether there is what each alias is on. A cluster removes aliases with their collection.
+    pub(super) fn is_of_one_moment(&self) -> bool {
+        self.aliases.values().all(|target| self.collections.contains(target))
+    }
+
     /// The active space of a collection of ours.
     pub(super) fn active(&self, name: &str) -> Option<&str> {
         let target = self.aliases.get(name)?;

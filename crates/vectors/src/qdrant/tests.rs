@@ -1,5 +1,6 @@
 //! The engine before a server that answers what it is told to: late, in pieces, too much, or nonsense.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -309,5 +310,72 @@ fn vectors_that_halny_does_not_have_are_left_out_and_refused_where_they_are_name
             let refused = ask(&space, |space| space.search(&search, &all)).unwrap_err();
             assert!(matches!(&refused, VectorsError::Unsupported(told) if told == what), "{name}: {refused}");
         }
+    });
+}
+
+/// The two spaces of a collection.
+const ONE: &str = "notes.halny-0123456789abcdef";
+const TWO: &str = "notes.halny-fedcba9876543210";
+
+/// What a cluster tells of a space of `notes`.
+fn space(name: &str) -> Value {
+    let mark = json!({ "version": 1, "collection": "notes", "name": name, "vectors": {}, "at": 0 });
+    json!({
+        "status": "green", "payload_schema": {},
+        "config": {
+            "params": { "vectors": { "size": 2, "distance": "Dot" } },
+            "hnsw_config": { "m": 16, "ef_construct": 100 },
+            "metadata": { super::settings::MARK: mark },
+        },
+    })
+}
+
+/// What a cluster answers that has these collections, while the alias `notes` is on one and tells of another.
+fn cluster(what: &str, collections: &[&str], on: &str, told_of: Option<&str>) -> Answer {
+    let result = match (what, told_of) {
+        ("GET /collections", _) => {
+            json!({ "collections": collections.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>() })
+        }
+        ("GET /aliases", _) => json!({ "aliases": [{ "alias_name": "notes", "collection_name": on }] }),
+        ("GET /collections/notes", Some(name)) => space(name),
+        _ => match what.strip_prefix("GET /collections/notes.").map(|key| format!("notes.{key}")) {
+            Some(name) => space(&name),
+            None => return usual(what),
+        },
+    };
+    Answer::Json(200, json!({ "result": result }))
+}
+
+#[test]
+fn names_that_are_changed_while_they_are_read_are_read_again() {
+    let halves: [(&[&str], &str, Option<&str>); 4] =
+        [(&[ONE], TWO, Some(ONE)), (&[ONE, TWO], TWO, Some(ONE)), (&[ONE, TWO], ONE, None), (&[TWO], ONE, Some(TWO))];
+    for (collections, on, told_of) in halves {
+        let counts = Mutex::new(BTreeMap::<String, usize>::new());
+        let teller = Teller::new(move |what, _| {
+            let times = *counts.lock().entry(what.to_owned()).and_modify(|times| *times += 1).or_insert(1);
+            // Connecting asks for the collections once.
+            match times - usize::from(what == "GET /collections") {
+                0..=2 => cluster(what, collections, on, told_of),
+                _ => cluster(what, &[ONE, TWO], TWO, Some(TWO)),
+            }
+        });
+        run(async {
+            let engine = Qdrant::connect(&teller.url, None).await.unwrap();
+            assert_eq!(engine.get("notes").await.unwrap().spaces().len(), 2, "{collections:?} {on} {told_of:?}");
+        });
+        // And no more often than it took.
+        let asked = teller.came.lock().iter().filter(|came| came.what == "GET /aliases").count();
+        assert_eq!(asked, 3, "{collections:?} {on} {told_of:?}");
+    }
+}
+
+#[test]
+fn names_that_never_fit_together_are_told_as_they_are() {
+    let teller = Teller::new(|what, _| cluster(what, &[ONE], TWO, Some(ONE)));
+    run(async {
+        let engine = Qdrant::connect(&teller.url, None).await.unwrap();
+        assert!(matches!(engine.get("notes").await.err(), Some(VectorsError::NoCollection(_))));
+        assert!(engine.names().await.unwrap().is_empty());
     });
 }
