@@ -1,12 +1,12 @@
 //! What models are trained with: to each row of entities the values that would have been served at its time.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::record_batch::RecordBatch;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use halny_types::guarded;
 use tokio::sync::mpsc;
 
 use crate::offline::files;
@@ -90,9 +90,9 @@ impl Inside {
                 };
                 join.runtime.block_on(sent)
             };
-            let run = AssertUnwindSafe(|| join.run(entities, &mut |batch| send(Ok(batch))));
             // A file may make its reader panic.
-            let joined = catch_unwind(run).unwrap_or(Err(FeaturesError::Broken));
+            let joined = guarded(|| join.run(entities, &mut |batch| send(Ok(batch))));
+            let joined = joined.unwrap_or(Err(FeaturesError::Broken));
             drop(turn);
             match joined {
                 Ok(Some(failed)) => {

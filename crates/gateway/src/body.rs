@@ -89,13 +89,18 @@ pub(crate) async fn discard(body: &mut Body) {
     let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
 }
 
+/// Why the next piece of a body did not come.
+pub(crate) fn broken(error: axum::Error) -> ApiError {
+    match BodyRefused::within(error) {
+        Ok(refused) => refused.to_error(),
+        Err(_) => ApiError::invalid("the body broke off before its end"),
+    }
+}
+
 async fn collect(body: &mut Body, capacity: usize) -> Result<Bytes, ApiError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match BodyRefused::within(error) {
-            Ok(refused) => refused.to_error(),
-            Err(_) => ApiError::invalid("the body broke off before its end"),
-        })?;
+        let frame = frame.map_err(broken)?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.is_empty() {
             whole.reserve(capacity.max(data.len()));

@@ -149,6 +149,10 @@ impl LaneFamilies {
         }
     }
 
+    pub(crate) fn answered(&self, labels: &LaneLabels) -> u64 {
+        self.finished_items.get(labels).map_or(0, |counter| counter.get())
+    }
+
     pub(crate) fn forget(&self, labels: &LaneLabels) {
         for family in
             [&self.queue_seconds, &self.batch_items, &self.batch_tokens, &self.padding_ratio, &self.batch_seconds]

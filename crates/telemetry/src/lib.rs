@@ -84,6 +84,12 @@ impl Metrics {
         self.0.generation.bind(labels)
     }
 
+    /// Items that lanes of these labels have answered.
+    #[must_use]
+    pub fn answered(&self, labels: &LaneLabels) -> u64 {
+        self.0.lanes.answered(labels)
+    }
+
     /// A lane is gone. Its series are forgotten with the last lane of these labels, which is when
     /// this returns true: a model that is replaced has two for a while.
     pub fn forget_lane(&self, labels: &LaneLabels) -> bool {

@@ -9,6 +9,7 @@
 
 pub mod context;
 pub mod fault;
+pub mod guard;
 pub mod name;
 pub mod project;
 pub mod tick;
@@ -17,6 +18,7 @@ pub mod version;
 
 pub use context::{Priority, RequestContext, RequestId};
 pub use fault::{Blame, Fault};
+pub use guard::guarded;
 pub use name::{
     CollectionName, ModelName, NAME_BYTES_MAX, NameError, ProfileName, QueueName, RouteName, ServiceName, TenantId,
 };

@@ -118,7 +118,11 @@ impl Join {
                 start += some;
             }
         }
-        let Some((writer, schema)) = kept else { return Ok(None) };
+        let Some((mut writer, schema)) = kept else { return Ok(None) };
+        if count == 0 {
+            // A table without rows has columns all the same, and so has what it is joined to.
+            writer.write(&RecordBatch::new_empty(Arc::clone(&schema)))?;
+        }
         let file = writer.into_inner()?.into_inner().map_err(|error| error.into_error())?;
         Ok(Some(Entities { file, schema, count, first, last }))
     }

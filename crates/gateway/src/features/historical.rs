@@ -5,10 +5,8 @@
 //! takes memory, or a turn from other joins. The answer leaves as it is made.
 
 use std::io::{self, Read as _, Seek as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::buffer::Buffer;
-use arrow::datatypes::{Schema, SchemaRef};
 use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
@@ -17,15 +15,15 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use halny_features::{Asked as Wanted, Batches, Features, FeaturesError, HistoricalRequest};
-use halny_types::Fault;
+use halny_types::{Fault, guarded};
 use http::header;
 use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 
-use super::{Asked, respond};
+use super::Asked;
+use crate::error::respond;
 use crate::feast::features;
-use crate::incoming::BodyRefused;
-use crate::{ApiError, Shared};
+use crate::{ApiError, Shared, body};
 
 pub(crate) const PATH: &str = "/halny/v1/features/historical";
 
@@ -88,10 +86,7 @@ async fn entities(features: &Features, body: &mut Body) -> Result<Batches, ApiEr
     let file = features.temporary_file().map_err(|error| unwritable(&error))?;
     let mut file = tokio::io::BufWriter::with_capacity(PIECE_BYTES, tokio::fs::File::from_std(file));
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| match BodyRefused::within(error) {
-            Ok(refused) => refused.to_error(),
-            Err(_) => ApiError::invalid("the body broke off before its end"),
-        })?;
+        let frame = frame.map_err(body::broken)?;
         if let Ok(data) = frame.into_data() {
             file.write_all(&data).await.map_err(|error| unwritable(&error))?;
         }
@@ -127,10 +122,9 @@ impl Reading {
 
     /// The next batch, if it is in what was read. The decoder panics at offsets that lie.
     fn decode(&mut self) -> Result<Option<RecordBatch>, FeaturesError> {
-        let lies = |_| FeaturesError::Invalid("the body is an Arrow IPC stream whose offsets lie".to_owned());
+        let lies = || FeaturesError::Invalid("the body is an Arrow IPC stream whose offsets lie".to_owned());
         let (decoder, piece) = (&mut self.decoder, &mut self.piece);
-        let decoded = catch_unwind(AssertUnwindSafe(|| decoder.decode(piece))).map_err(lies)?;
-        decoded.map_err(|error| no_stream(&error))
+        guarded(|| decoder.decode(piece)).ok_or_else(lies)?.map_err(|error| no_stream(&error))
     }
 
     /// The next batch; nothing behind the last.
@@ -188,10 +182,10 @@ impl Iterator for Reading {
 /// nobody as a whole one.
 async fn answered(batches: Batches) -> Result<Response, ApiError> {
     let mut batches = batches.fuse();
-    let first = batches.next().await.transpose()?;
-    let schema = first.as_ref().map_or_else(|| SchemaRef::new(Schema::empty()), RecordBatch::schema);
-    let writer = StreamWriter::try_new(Vec::new(), &schema).map_err(|_| unwritten())?;
-    let batches = stream::iter(first.map(Ok)).chain(batches);
+    // Tables without rows have a batch too, which says what columns there are.
+    let first = batches.next().await.transpose()?.ok_or_else(unwritten)?;
+    let writer = StreamWriter::try_new(Vec::new(), &first.schema()).map_err(|_| unwritten())?;
+    let batches = stream::iter([Ok(first)]).chain(batches);
     let pieces = stream::unfold(Some((writer, batches)), |state| async {
         let (mut writer, mut batches) = state?;
         match batches.next().await {
