@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import projects
 import pytest
 import requests
 import work
-from conftest import MINILM, Tiny
+from conftest import GEMMA, MINILM, Tiny
 from server import Server, wait_for
 
 ENDPOINT = "/v1/embeddings"
@@ -33,13 +35,12 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         path = projects.write(folder / "project", models, more=place.text)
         with projects.serve(path, **place.variables) as server:
             yield server
-            assert server.stop() == 0
-            assert "panicked" not in server.log()
+            server.end()
 
 
 @pytest.fixture(scope="module")
 def client(served: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    return openai.OpenAI(**served.openai)
 
 
 def line(name: str, text: Any, model: str = "tiny", url: str = ENDPOINT) -> str:
@@ -114,13 +115,15 @@ def test_a_file_expires_when_its_owner_said(client: openai.OpenAI) -> None:
     assert upload(client, line("a", "a")).expires_at == pytest.approx(file.created_at + 2_592_000, abs=60)
 
 
-@pytest.mark.parametrize("bad", [{"purpose": "fun"}, {"expires_after": {"anchor": "created_at", "seconds": 5}}])
-def test_a_file_that_is_not_wanted_leaves_nothing(client: openai.OpenAI, bad: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [({"purpose": "fun"}, "purpose"), ({"expires_after": {"anchor": "created_at", "seconds": 5}}, "seconds")],
+)
+def test_a_file_that_is_not_wanted_leaves_nothing(client: openai.OpenAI, bad: dict[str, Any], says: str) -> None:
     before = [file.id for file in client.files.list()]
     arguments: dict[str, Any] = {"file": ("a.jsonl", b"x" * 100_000), "purpose": "batch", **bad}
-    with pytest.raises(openai.BadRequestError) as caught:
+    with pytest.raises(openai.BadRequestError, match=says):
         client.files.create(**arguments)
-    assert "purpose" in str(caught.value) or "seconds" in str(caught.value)
     assert [file.id for file in client.files.list()] == before
 
 
@@ -272,21 +275,48 @@ def test_a_batch_goes_on_where_a_killed_server_was(tmp_path: Path) -> None:
     path = projects.write(tmp_path, [model], more="[jobs]\nlease_ms = 1000\n")
     text = "\n".join(line(f"r{number}", f"the cat sleeps on roof {number}", "minilm") for number in range(1_500))
     with projects.serve(path) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        client = openai.OpenAI(**server.openai)
         file = upload(client, text)
         name = client.batches.create(input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h").id
         wait_for("some of it to be done", lambda: client.batches.retrieve(name).request_counts.completed > 100)
         server.kill()
     for _ in range(2):
         with projects.serve(path) as server:
-            client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+            client = openai.OpenAI(**server.openai)
             before = client.batches.retrieve(name).request_counts.completed
             wait_for("more to be done", lambda: client.batches.retrieve(name).request_counts.completed > before + 50)
             assert server.stop() == 0
     with projects.serve(path) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        client = openai.OpenAI(**server.openai)
         batch = ended(client, name)
         assert batch.status == "completed"
         answers = lines(client, batch.output_file_id)
         assert [answer["custom_id"] for answer in answers] == [f"r{number}" for number in range(1_500)]
         assert [file.id for file in client.files.list()] == [batch.output_file_id, file.id]
+
+
+def test_a_batch_whose_model_does_not_answer_ends_with_its_day(tmp_path: Path) -> None:
+    model = projects.model("gemma", GEMMA, "generate", projects.writing(threads=2))
+    with projects.serve(projects.write(tmp_path, [model], more='[store]\nfolder = "store"\n')) as server:
+        client = openai.OpenAI(**server.openai)
+        queue = f"{server.admin_url}/halny/v1/queues/batches"
+        assert requests.post(f"{queue}/drain", timeout=30).status_code == 200
+        # The first is answered at once; the others write for minutes.
+        body = {"model": "gemma", "prompt": "a", "ignore_eos": True}
+        asked = [{"custom_id": str(number), "method": "POST", "url": "/v1/completions",
+                  "body": body | {"max_tokens": 3_000 if number else 1}} for number in range(16)]
+        file = upload(client, "\n".join(json.dumps(one) for one in asked))
+        batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+        # All of its day is over but a few seconds.
+        with contextlib.closing(sqlite3.connect(tmp_path / "store" / "halny.db", timeout=30)) as database, database:
+            database.execute("UPDATE jobs SET created_ms = created_ms - ?", (86_400_000 - 6_000,))
+        assert requests.post(f"{queue}/resume", timeout=30).status_code == 200
+        done = ended(client, batch.id)
+        assert (done.status, done.request_counts.completed, done.request_counts.failed) == ("expired", 1, 15)
+        assert [answer["custom_id"] for answer in lines(client, done.output_file_id)] == ["0"]
+        errors = lines(client, done.error_file_id)
+        assert [error["custom_id"] for error in errors] == [str(number) for number in range(1, 16)]
+        assert {error["error"]["code"] for error in errors} == {"batch_expired"}
+        # Nothing is written for it any more.
+        wait_for("its cells to be free", lambda: server.metric("halny_generation_cells_ratio", model="gemma") == 0)
+        server.end()

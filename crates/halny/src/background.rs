@@ -1,6 +1,6 @@
 //! What works in the background: the store, the queues, and what runs their jobs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,11 +46,7 @@ pub(crate) async fn open(project: &Project, folder: &Path) -> anyhow::Result<Bac
     let database = Database::open(&place).await.context("the store cannot be opened")?;
     let blobs = blobs_of(&project.store, folder).context("the store cannot be opened")?;
     let files = Files::new(database.clone(), blobs.clone());
-    let settings = settings(project)?;
-    for schedule in &settings.schedules {
-        schedule.times().context("the schedules cannot be kept")?;
-    }
-    let jobs = Jobs::open(database, blobs, settings).await.context("the queues cannot be opened")?;
+    let jobs = Jobs::open(database, blobs, settings(project)?).await.context("the queues cannot be opened")?;
     Ok(Background::new(jobs, files))
 }
 
@@ -111,7 +107,10 @@ pub(crate) fn handlers_of(shared: &Shared, project: &Project, folder: &Path) -> 
         cpu: command.cpu_s.map(Duration::from_secs),
     };
     let commands = project.commands.iter().map(command).collect();
-    all.push(Arc::new(Commands::new(commands, work_folder(project, folder))));
+    let work = folder.join(&project.store.folder).join("work");
+    let commands = Commands::open(commands, &work)
+        .with_context(|| format!("{}, where commands run, cannot be used", work.display()))?;
+    all.push(Arc::new(commands));
     let handlers = Handlers::new(all);
     for schedule in &project.schedules {
         let payload = schedule.payload.clone().into();
@@ -119,11 +118,6 @@ pub(crate) fn handlers_of(shared: &Shared, project: &Project, folder: &Path) -> 
         checked.with_context(|| format!("the schedule {:?} cannot be kept", schedule.name.as_str()))?;
     }
     Ok(handlers)
-}
-
-/// Where commands have their checkpoints while they run.
-fn work_folder(project: &Project, folder: &Path) -> PathBuf {
-    folder.join(&project.store.folder).join("work")
 }
 
 /// What runs jobs, and what looks after them, until they are stopped.

@@ -5,6 +5,7 @@ use halny_store::{Dialect, Write};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::rows::whole;
+use crate::scribe::TRIES;
 use crate::{JobId, Jobs, JobsError, Usage};
 
 /// A checkpoint that was written, to be the job's last.
@@ -54,16 +55,11 @@ impl Jobs {
         name: &str,
         statements: &Statements<'_>,
     ) -> Result<bool, JobsError> {
-        let database = &self.shared.database;
-        let mut tries = 0;
+        let mut tries = 1;
         loop {
             match self.effect_once(id, epoch, name, statements).await {
-                Err(JobsError::Store { collided: true, .. }) if tries < 8 => tries += 1,
-                Ok(made) => {
-                    database.bell().ring();
-                    return Ok(made);
-                }
-                Err(error) => return Err(error),
+                Err(JobsError::Store { collided: true, .. }) if tries < TRIES => tries += 1,
+                made => return made,
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use halny_store::Write;
+use halny_store::{StoreError, Write};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -87,6 +87,13 @@ pub enum Failure {
     Unavailable(String),
     /// It was told to stop.
     Stopped,
+}
+
+/// What is away for the moment is waited for; everything else is a try that failed.
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        JobsError::from(error).into()
+    }
 }
 
 impl From<JobsError> for Failure {

@@ -61,6 +61,7 @@ pub use settings::{QueueSettings, Settings};
 pub use submit::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, SUBMIT_MAX};
 pub use worker::{Observer, Worker};
 
+use schedule::Times;
 use scribe::Scribe;
 
 /// The durable queues. Cloning shares them.
@@ -73,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) database: Database,
     pub(crate) blobs: Blobs,
     pub(crate) settings: Settings,
+    /// The schedules of the settings, their times read.
+    pub(crate) times: Vec<Times>,
     pub(crate) scribe: Scribe,
 }
 
@@ -83,9 +86,10 @@ impl Jobs {
     /// When a setting is out of its range, or the database cannot be used.
     pub async fn open(database: Database, blobs: Blobs, settings: Settings) -> Result<Jobs, JobsError> {
         settings.check()?;
+        let times = settings.schedules.iter().map(Schedule::times).collect::<Result<_, _>>()?;
         claim::make_queues(&database, &settings).await?;
         let scribe = Scribe::start(database.clone());
-        Ok(Jobs { shared: Arc::new(Shared { database, blobs, settings, scribe }) })
+        Ok(Jobs { shared: Arc::new(Shared { database, blobs, settings, times, scribe }) })
     }
 
     /// How the queues are set.

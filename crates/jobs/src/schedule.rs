@@ -35,7 +35,7 @@ impl Schedule {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn times(&self) -> Result<Times, JobsError> {
+    pub(crate) fn times(&self) -> Result<Times, JobsError> {
         Times::parse(&self.cron, &self.timezone)
             .map_err(|text| JobsError::Settings(format!("the schedule {:?}: {text}", self.name)))
     }
@@ -54,11 +54,11 @@ impl Times {
     /// # Errors
     /// What is wrong with them.
     pub fn parse(cron: &str, timezone: &str) -> Result<Times, String> {
-        let parser = CronParser::builder().seconds(Seconds::Optional).build();
-        let cron = parser.parse(cron).map_err(|error| format!("{cron:?} is no time of cron: {error}"))?;
         let timezone = Tz::from_str(timezone).map_err(|_| {
             format!("{timezone:?} is no time zone; write one of the IANA database, such as \"Europe/Warsaw\"")
         })?;
+        let parser = CronParser::builder().seconds(Seconds::Optional).build();
+        let cron = parser.parse(cron).map_err(|error| format!("{cron:?} is no time of cron: {error}"))?;
         Ok(Times { cron, timezone })
     }
 
@@ -76,9 +76,8 @@ impl Jobs {
     /// milliseconds.
     pub(crate) async fn keep_schedules(&self) -> Result<(usize, Option<i64>), JobsError> {
         let (mut submitted, mut next) = (0, None);
-        for schedule in &self.shared.settings.schedules {
-            let times = schedule.times()?;
-            let (is_submitted, due_in) = match self.keep(schedule, &times).await {
+        for (schedule, times) in self.shared.settings.schedules.iter().zip(&self.shared.times) {
+            let (is_submitted, due_in) = match self.keep(schedule, times).await {
                 // Another server keeps it at this moment.
                 Err(JobsError::Store { collided: true, .. }) => (false, Some(0)),
                 kept => kept?,

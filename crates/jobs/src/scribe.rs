@@ -25,7 +25,7 @@ const WAITING_MAX: usize = 4_096;
 /// Requests of one transaction.
 const AT_ONCE: usize = 512;
 /// Transactions meet, and one has to give way: how often it is made again.
-const TRIES: usize = 8;
+pub(crate) const TRIES: usize = 8;
 
 /// What is asked of the scribe, and what it answers. A request may be made more than once, until it is committed.
 pub(crate) trait Request: Send + Sync + 'static {

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
+use halny_types::project::jobs::JobKind;
 use hmac::{Hmac, Mac};
 use reqwest::redirect::Policy;
 use reqwest::{Client, StatusCode, Url};
@@ -144,7 +145,7 @@ fn reason(error: &reqwest::Error) -> String {
 
 impl Handler for Webhooks {
     fn kind(&self) -> &'static str {
-        "webhook"
+        JobKind::Webhook.as_str()
     }
 
     fn check(&self, payload: &Value) -> Result<(), String> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use halny_store::Write;
+use halny_store::{StoreError, Write};
 use halny_types::Tick;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -287,7 +287,11 @@ impl Shared {
             // A third: what was claimed since has its own lease, and two more may fail.
             let is_due = extended.until(Tick::now() + period) >= lease / 3;
             let now = Tick::now();
-            match self.jobs.beat(&held, is_due.then_some(lease), &self.told()).await {
+            let told = self.told();
+            let beat = self.jobs.beat(&held, is_due.then_some(lease), &told);
+            // A database that does not answer extends nothing, however long it is waited for.
+            let beat = tokio::time::timeout(lease / 3, beat).await;
+            match beat.unwrap_or(Err(StoreError::Unavailable.into())) {
                 Ok(ours) => {
                     extended = if is_due { now } else { extended };
                     self.hear(&held, &ours);

@@ -3,10 +3,12 @@
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, future};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
@@ -36,6 +38,8 @@ pub enum BlobPlace {
 #[derive(Clone)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
+    /// Where they are, if that is a folder.
+    folder: Option<PathBuf>,
 }
 
 impl Blobs {
@@ -44,11 +48,10 @@ impl Blobs {
     /// # Errors
     /// When the folder cannot be made, or the URL or the environment does not say which bucket.
     pub fn open(place: &BlobPlace) -> Result<Blobs, StoreError> {
-        let store = match place {
-            BlobPlace::Folder(folder) => in_folder(folder)?,
-            BlobPlace::S3(url) => in_bucket(url)?,
-        };
-        Ok(Blobs { store })
+        Ok(match place {
+            BlobPlace::Folder(folder) => Blobs { store: in_folder(folder)?, folder: Some(folder.clone()) },
+            BlobPlace::S3(url) => Blobs { store: in_bucket(url)?, folder: None },
+        })
     }
 
     /// The place as libraries take it that read and write in it themselves.
@@ -129,6 +132,22 @@ impl Blobs {
         let mut names: Vec<String> = found.try_collect().await?;
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// The names of the blobs under a prefix that were written by then.
+    pub(crate) async fn older(&self, prefix: &str, than: SystemTime) -> Result<Vec<String>, StoreError> {
+        let written = DateTime::<Utc>::from(than);
+        let found = self.store.list(Some(&path(prefix)?)).map_err(StoreError::from);
+        let older = found.try_filter(|found| future::ready(found.last_modified <= written));
+        older.map_ok(|found| found.location.to_string()).try_collect().await
+    }
+
+    /// Removes what writers left under a prefix of a folder that were broken off by then. A bucket has rules of its own
+    /// for uploads that were not completed.
+    pub(crate) async fn remove_torn(&self, prefix: &str, than: SystemTime) -> Result<(), StoreError> {
+        let Some(folder) = self.folder.as_ref().map(|folder| folder.join(prefix)) else { return Ok(()) };
+        let removing = tokio::task::spawn_blocking(move || remove_torn(&folder, than));
+        removing.await.map_err(|_| StoreError::Blobs)?.map_err(broken)
     }
 
     /// Deletes a blob; one that is not there is deleted already.
@@ -212,6 +231,24 @@ fn in_folder(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, StoreError> {
     std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
     let files = LocalFileSystem::new_with_prefix(folder).map_err(|error| unusable(&error))?;
     Ok(Arc::new(files.with_fsync(true)))
+}
+
+/// Removes files that the library writes before they get their name: `NAME#NUMBER`.
+fn remove_torn(folder: &FilePath, than: SystemTime) -> std::io::Result<()> {
+    let files = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        files => files?,
+    };
+    for file in files {
+        let file = file?;
+        let name = file.file_name();
+        let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
+        let is_torn = number.is_some_and(|number| number.parse::<u32>().is_ok());
+        if is_torn && file.metadata()?.modified()? <= than {
+            std::fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn in_bucket(url: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {

@@ -1,5 +1,7 @@
 //! Files that clients uploaded, or that jobs made for them: a row that describes, a blob that holds.
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use sqlx::any::AnyRow;
@@ -8,6 +10,8 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::blobs::BlobWriter;
 use crate::{Blobs, Database, StoreError, Write};
 
+/// Where their blobs are.
+const FOLDER: &str = "files";
 const COLUMNS: &str = "id, tenant, name, purpose, bytes, blob, created_ms, expires_ms";
 
 /// Files of all tenants. Cloning shares them.
@@ -52,7 +56,7 @@ pub struct Listing {
 /// The name of the blob that holds a file.
 #[must_use]
 pub fn blob_of(id: &str) -> String {
-    format!("files/{id}")
+    format!("{FOLDER}/{id}")
 }
 
 impl Files {
@@ -170,6 +174,28 @@ impl Files {
             self.remove(&file(row)?).await?;
         }
         Ok(rows.len() as u64)
+    }
+
+    /// Removes blobs of files that are described nowhere, and what was torn while it was written: a server went away in
+    /// between. Only what was written so long ago, by this host's clock: younger ones may be on their way. Gives how many
+    /// blobs.
+    ///
+    /// # Errors
+    /// When the database or the place of blobs cannot be used.
+    pub async fn sweep(&self, older_than: Duration) -> Result<u64, StoreError> {
+        let then = SystemTime::now() - older_than;
+        self.blobs.remove_torn(FOLDER, then).await?;
+        let mut removed = 0;
+        for blob in self.blobs.older(FOLDER, then).await? {
+            let id = blob.rsplit('/').next().unwrap_or_default();
+            let query = sqlx::query("SELECT 1 FROM files WHERE id = $1").bind(id);
+            if query.fetch_optional(&mut *self.database.read().await?).await?.is_none() {
+                tracing::warn!(blob, "a file that nothing describes is removed");
+                self.blobs.delete(&blob).await?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     async fn remove(&self, file: &File) -> Result<(), StoreError> {

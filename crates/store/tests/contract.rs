@@ -2,10 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
+use std::time::Duration;
 
+use bytes::Bytes;
+use halny_store::blobs::BlobPlace;
+use halny_store::files::{File, blob_of};
 use halny_store::testsuite::PostgresServer;
 use halny_store::transfer::transfer;
-use halny_store::{Clock, Database, Place, StoreError};
+use halny_store::{Blobs, Clock, Database, Files, Place, StoreError};
 use sqlx::Row;
 
 /// What a case is given: where databases are, two of them.
@@ -59,6 +63,7 @@ contract! {
     those_who_listen_hear_what_is_written,
     everything_is_moved_and_the_old_place_is_refused,
     nothing_is_moved_into_a_database_that_holds_something,
+    what_nothing_describes_goes_when_it_is_old,
 }
 
 async fn schedule(database: &Database, name: &str, next: i64) {
@@ -192,6 +197,39 @@ async fn nothing_is_moved_into_a_database_that_holds_something(ground: Ground) {
     let from = Database::open(&ground.first).await.unwrap();
     assert_eq!(names(&from).await, ["nightly"]);
     assert_eq!(names(&into).await, ["there"]);
+}
+
+async fn what_nothing_describes_goes_when_it_is_old(ground: Ground) {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(&BlobPlace::Folder(folder.path().to_path_buf())).unwrap();
+    let files = Files::new(Database::open(&ground.first).await.unwrap(), blobs.clone());
+    for id in ["file-described", "file-alone"] {
+        let mut writer = files.writer(id).unwrap();
+        writer.write(b"what is in it").await.unwrap();
+        writer.finish().await.unwrap();
+    }
+    blobs.put("jobs/1/parts/output", Bytes::from_static(b"a part")).await.unwrap();
+    let described = File {
+        id: "file-described".to_owned(),
+        tenant: "t".to_owned(),
+        name: "a.jsonl".to_owned(),
+        purpose: "batch".to_owned(),
+        bytes: 13,
+        blob: blob_of("file-described"),
+        created_ms: 1,
+        expires_ms: None,
+    };
+    files.add(&described).await.unwrap();
+    // What a server leaves that goes away while it writes.
+    let torn = folder.path().join("files/file-torn#3");
+    std::fs::write(&torn, "what is").unwrap();
+    assert_eq!(files.sweep(Duration::from_secs(3_600)).await.unwrap(), 0);
+    assert!(torn.exists() && blobs.names("files").await.unwrap().len() == 2);
+    assert_eq!(files.sweep(Duration::ZERO).await.unwrap(), 1);
+    assert!(!torn.exists());
+    assert_eq!(blobs.names("files").await.unwrap(), ["files/file-described"]);
+    assert_eq!(blobs.names("jobs").await.unwrap(), ["jobs/1/parts/output"]);
+    assert_eq!(files.get("t", "file-described").await.unwrap(), described);
 }
 
 async fn fill(database: &Database, jobs: i64) {

@@ -8,7 +8,7 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use halny_jobs::{Filter, Handlers, Job, Jobs, LIST_MAX, NewJob, Observer, State as Standing};
+use halny_jobs::{Filter, Handlers, Job, LIST_MAX, NewJob, Observer, State as Standing};
 use halny_telemetry::JobMetrics;
 use halny_types::project::jobs::DEFAULT_QUEUE;
 use halny_types::{Fault, TenantId};
@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::error::Shape;
+use crate::error::respond;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
 
@@ -56,15 +56,6 @@ pub(crate) fn admin_routes(handlers: Handlers) -> Router<Shared> {
         .layer(Extension(handlers))
 }
 
-fn jobs(shared: &Shared) -> Result<&Jobs, ApiError> {
-    let none = || ApiError::new(Fault::Unsupported, "this server keeps no jobs");
-    shared.background.as_ref().map(|background| &background.jobs).ok_or_else(none)
-}
-
-fn respond(answer: Result<Response, ApiError>) -> Response {
-    answer.unwrap_or_else(|error| error.respond(Shape::OpenAi))
-}
-
 fn shown(value: impl serde::Serialize) -> Result<Response, ApiError> {
     let value =
         serde_json::to_value(value).map_err(|_| ApiError::new(Fault::Ours, "the answer could not be written"))?;
@@ -99,9 +90,9 @@ async fn submit(
     body: Body,
 ) -> Response {
     let answer = async {
-        let jobs = jobs(&shared)?;
+        let jobs = &shared.background()?.jobs;
         let bytes = body::read(&shared, &headers, body).await?;
-        let hash = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let hash = format!("{:x}", Sha256::digest(&bytes));
         let form: Submit = body::parse(&shared, bytes).await?;
         handlers.check(&form.kind, &form.payload)?;
         let queue = form.queue.as_deref().unwrap_or(DEFAULT_QUEUE);
@@ -146,7 +137,7 @@ async fn list(State(shared): State<Shared>, query: Result<Query<ListQuery>, Quer
         let state = query.state.as_deref().map(standing).transpose()?;
         let before = query.before.as_deref().map(str::parse).transpose()?;
         let filter = Filter { tenant: None, queue: query.queue, kind: query.kind, state, before };
-        shown(json!({ "jobs": jobs(&shared)?.list(&filter, limit).await? }))
+        shown(json!({ "jobs": shared.background()?.jobs.list(&filter, limit).await? }))
     };
     respond(answer.await)
 }
@@ -159,14 +150,14 @@ fn standing(text: &str) -> Result<Standing, ApiError> {
 
 /// `GET /halny/v1/jobs/{job}`.
 async fn show(State(shared): State<Shared>, Named(id): Named<String>) -> Response {
-    let answer = async { shown(jobs(&shared)?.get(id.parse()?).await?) };
+    let answer = async { shown(shared.background()?.jobs.get(id.parse()?).await?) };
     respond(answer.await)
 }
 
 /// `POST /halny/v1/jobs/{job}/cancel`.
 async fn cancel(State(shared): State<Shared>, Named(id): Named<String>) -> Response {
     let answer = async {
-        let (jobs, id) = (jobs(&shared)?, id.parse()?);
+        let (jobs, id) = (&shared.background()?.jobs, id.parse()?);
         jobs.cancel(id).await?;
         shown(jobs.get(id).await?)
     };
@@ -176,7 +167,7 @@ async fn cancel(State(shared): State<Shared>, Named(id): Named<String>) -> Respo
 /// `POST /halny/v1/jobs/{job}/retry`.
 async fn retry(State(shared): State<Shared>, Named(id): Named<String>) -> Response {
     let answer = async {
-        let (jobs, id) = (jobs(&shared)?, id.parse()?);
+        let (jobs, id) = (&shared.background()?.jobs, id.parse()?);
         jobs.retry(id).await?;
         shown(jobs.get(id).await?)
     };
@@ -185,7 +176,7 @@ async fn retry(State(shared): State<Shared>, Named(id): Named<String>) -> Respon
 
 /// `GET /halny/v1/queues`.
 async fn queues(State(shared): State<Shared>) -> Response {
-    let answer = async { shown(json!({ "queues": jobs(&shared)?.queues().await? })) };
+    let answer = async { shown(json!({ "queues": shared.background()?.jobs.queues().await? })) };
     respond(answer.await)
 }
 
@@ -200,7 +191,7 @@ async fn resume(State(shared): State<Shared>, Named(queue): Named<String>) -> Re
 }
 
 async fn set_drained(shared: &Shared, queue: &str, is_drained: bool) -> Result<Response, ApiError> {
-    let jobs = jobs(shared)?;
+    let jobs = &shared.background()?.jobs;
     jobs.drain(queue, is_drained).await?;
     shown(jobs.queues().await?.into_iter().find(|state| state.name == queue))
 }
@@ -209,20 +200,20 @@ async fn set_drained(shared: &Shared, queue: &str, is_drained: bool) -> Result<R
 async fn dead(State(shared): State<Shared>, Named(queue): Named<String>) -> Response {
     let answer = async {
         let filter = Filter { queue: Some(queue), state: Some(Standing::Dead), ..Filter::default() };
-        shown(json!({ "jobs": jobs(&shared)?.list(&filter, LIST_MAX).await? }))
+        shown(json!({ "jobs": shared.background()?.jobs.list(&filter, LIST_MAX).await? }))
     };
     respond(answer.await)
 }
 
 /// `POST /halny/v1/queues/{queue}/dead/retry`.
 async fn retry_dead(State(shared): State<Shared>, Named(queue): Named<String>) -> Response {
-    let answer = async { shown(json!({ "retried": jobs(&shared)?.retry_dead(&queue).await? })) };
+    let answer = async { shown(json!({ "retried": shared.background()?.jobs.retry_dead(&queue).await? })) };
     respond(answer.await)
 }
 
 /// `POST /halny/v1/queues/{queue}/dead/purge`.
 async fn purge_dead(State(shared): State<Shared>, Named(queue): Named<String>) -> Response {
-    let answer = async { shown(json!({ "purged": jobs(&shared)?.purge_dead(&queue).await? })) };
+    let answer = async { shown(json!({ "purged": shared.background()?.jobs.purge_dead(&queue).await? })) };
     respond(answer.await)
 }
 

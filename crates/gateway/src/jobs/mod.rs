@@ -21,6 +21,7 @@ use std::time::Duration;
 use halny_jobs::{Handler, Jobs, QueueState};
 use halny_store::Files;
 use halny_telemetry::{JobMetrics, QueueSample};
+use halny_types::Tick;
 
 pub(crate) use http::LABELS;
 pub use http::Observed;
@@ -54,8 +55,14 @@ impl Background {
 /// How often it is looked where queues stand, and which files have expired.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 
-/// Tells metrics where queues stand, and removes files that have expired, for ever.
+/// How often, at least, files that nothing describes are removed, and how old they are then: older than any batch that
+/// could still describe its output.
+const SWEEP_EVERY: Duration = Duration::from_hours(24);
+const SWEEP_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// Tells metrics where queues stand, and removes files that have expired or are nobody's, for ever.
 pub async fn watch(background: Background, metrics: JobMetrics) {
+    let mut sweep_at = Tick::now();
     loop {
         match background.jobs.queues().await {
             Ok(queues) => metrics.stand(&queues.into_iter().map(sample).collect::<Vec<QueueSample>>()),
@@ -63,6 +70,12 @@ pub async fn watch(background: Background, metrics: JobMetrics) {
         }
         if let Err(error) = background.files.expire().await {
             tracing::warn!(%error, "files that have expired cannot be removed");
+        }
+        if Tick::now() >= sweep_at {
+            sweep_at = Tick::now() + SWEEP_EVERY;
+            if let Err(error) = background.files.sweep(SWEEP_AGE).await {
+                tracing::warn!(%error, "files that nothing describes cannot be removed");
+            }
         }
         tokio::time::sleep(WATCH_EVERY).await;
     }

@@ -150,8 +150,7 @@ impl RerankRefresh {
 
     async fn finish(&self, run: &Run, order: &Order, mut state: State) -> Result<Value, Failure> {
         mark(run, &mut state).await?;
-        let bytes = state.output.joined(run, &self.files, &state.file).await;
-        let bytes = bytes.map_err(|error| Failure::Retry(error.to_string()))?;
+        let bytes = state.output.joined(run, &self.files, &state.file).await?;
         if let Some(bytes) = bytes {
             let name = format!("rerank_{}.jsonl", run.job().id);
             let made = Made { id: &state.file, name, purpose: "user_data", bytes, expires_after_s: None };

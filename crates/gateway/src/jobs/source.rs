@@ -68,7 +68,8 @@ pub(super) struct Record {
 /// Reads records, one after the other.
 pub(super) enum Records {
     Lines(Lines, Format),
-    Rows(mpsc::Receiver<Result<Record, String>>),
+    /// With how many there are in the file.
+    Rows(mpsc::Receiver<Result<Record, String>>, u64),
 }
 
 impl Source {
@@ -120,7 +121,7 @@ impl Source {
                 StoreError::NoFile | StoreError::NoBlob => {
                     Failure::Fatal("its source file is not there any more".to_owned())
                 }
-                error => Failure::Unavailable(error.to_string()),
+                error => error.into(),
             };
             let file = files.get(tenant, id).await.map_err(missing)?;
             if format != Format::Parquet {
@@ -156,6 +157,9 @@ impl Source {
     /// How many records there are.
     pub(super) async fn count(&self, files: &Files, tenant: &str, folder: &Path) -> Result<u64, Failure> {
         let mut records = self.open(files, tenant, folder, Position::default()).await?;
+        if let Records::Rows(_, total) = records {
+            return Ok(total);
+        }
         let mut count = 0;
         while records.next().await?.is_some() {
             count += 1;
@@ -174,11 +178,9 @@ impl Records {
     /// The next record; nothing at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Record>, Failure> {
         match self {
-            Records::Rows(rows) => rows.recv().await.transpose().map_err(Failure::Fatal),
+            Records::Rows(rows, _) => rows.recv().await.transpose().map_err(Failure::Fatal),
             Records::Lines(lines, format) => loop {
-                let Some(line) = lines.next().await.map_err(|error| Failure::Retry(error.to_string()))? else {
-                    return Ok(None);
-                };
+                let Some(line) = lines.next().await? else { return Ok(None) };
                 let wrong = |what: &str| Failure::Fatal(format!("line {} of the source {what}", line.number));
                 let text = line.text.as_deref().ok_or_else(|| wrong("is longer than 1 MiB"))?;
                 if text.is_empty() {
@@ -200,14 +202,10 @@ impl Records {
 /// Rows of Parquet, read on a thread that may wait for a disk.
 fn rows(file: impl ChunkReader + 'static, from: Position) -> Result<Records, Failure> {
     let wrong = |error: &dyn std::fmt::Display| Failure::Fatal(format!("the source is no Parquet: {error}"));
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(|builder| {
-            builder
-                .with_batch_size(ROWS_AT_ONCE)
-                .with_offset(usize::try_from(from.records).unwrap_or(usize::MAX))
-                .build()
-        })
-        .map_err(|error| wrong(&error))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| wrong(&error))?;
+    let total = builder.metadata().file_metadata().num_rows().max(0).unsigned_abs();
+    let offset = usize::try_from(from.records).unwrap_or(usize::MAX);
+    let reader = builder.with_batch_size(ROWS_AT_ONCE).with_offset(offset).build().map_err(|error| wrong(&error))?;
     let (give, rows) = mpsc::channel(2 * ROWS_AT_ONCE);
     let mut number = from.records;
     tokio::task::spawn_blocking(move || {
@@ -237,5 +235,5 @@ fn rows(file: impl ChunkReader + 'static, from: Position) -> Result<Records, Fai
             }
         }
     });
-    Ok(Records::Rows(rows))
+    Ok(Records::Rows(rows, total))
 }

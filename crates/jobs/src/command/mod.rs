@@ -12,6 +12,10 @@
 //! - It is done when it ends with 0; 75 (`EX_TEMPFAIL`) and every other code is a try that failed; 64 (`EX_USAGE`) one
 //!   that will not succeed.
 
+mod checkpoint;
+mod output;
+mod place;
+
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -19,22 +23,18 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use halny_types::project::jobs::JobKind;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use serde::Deserialize;
-use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command as Process};
 
-use crate::{Failure, Handler, JobsError, Progress, Run, Stop};
+use crate::{Failure, Handler, Run, Stop};
+use checkpoint::Checkpoints;
+use output::{Heard, Lines, heard, last_of, next_line};
+use place::Workshop;
 
-/// The longest line of its output that is read.
-const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// What is kept of what it says on standard error: its end.
-const ERROR_BYTES: usize = 2_048;
-/// The most that a checkpoint may hold.
-const CHECKPOINT_BYTES_MAX: u64 = 1024 * 1024 * 1024;
-/// The most files of a checkpoint.
-const CHECKPOINT_FILES_MAX: usize = 5_000;
 /// The code of `sysexits.h` for a wrong use: it stays wrong.
 const EX_USAGE: i32 = 64;
 
@@ -58,8 +58,7 @@ pub struct Command {
 /// Runs programs.
 pub struct Commands {
     commands: HashMap<String, Command>,
-    /// Where checkpoints are unpacked while a program runs.
-    work: PathBuf,
+    workshop: Workshop,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,10 +70,14 @@ struct Order {
 }
 
 impl Commands {
-    /// Programs of these names. `work` is a folder for what they need while they run.
-    #[must_use]
-    pub fn new(commands: Vec<Command>, work: PathBuf) -> Commands {
-        Commands { commands: commands.into_iter().map(|command| (command.name.clone(), command)).collect(), work }
+    /// Programs of these names. `work` is a folder of this host for what they need while they run; what a server that is
+    /// gone has left in it is removed, its programs ended.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or cleaned up.
+    pub fn open(commands: Vec<Command>, work: &Path) -> std::io::Result<Commands> {
+        let commands = commands.into_iter().map(|command| (command.name.clone(), command)).collect();
+        Ok(Commands { commands, workshop: Workshop::open(work)? })
     }
 
     fn order(&self, payload: &Value) -> Result<(Order, &Command), String> {
@@ -88,9 +91,9 @@ impl Commands {
 
     async fn work(&self, run: &Run) -> Result<Value, Failure> {
         let (order, command) = self.order(run.payload()).map_err(Failure::Fatal)?;
-        let place = self.work.join(format!("{}-{}", run.job().id, run.job().epoch));
-        let place = Place::make(&place).await.map_err(|error| unusable(&error))?;
-        restore(run, &place.0).await?;
+        let place = self.workshop.place(&format!("{}-{}", run.job().id, run.job().epoch));
+        let place = place.map_err(|error| unusable(&error))?;
+        let mut checkpoints = Checkpoints::restored(run, &place.0).await?;
         let mut child = start(command, run, &place.0).map_err(|error| {
             Failure::Fatal(format!("the program of the command {:?} cannot be started: {error}", command.name))
         })?;
@@ -103,49 +106,48 @@ impl Commands {
                 let _ = stdin.write_all(input.as_bytes()).await;
             }
         };
-        let follow = self.follow(run, &mut child, &group, &place.0);
+        let follow = follow(run, &mut child, &group, &mut checkpoints);
         let (outcome, said, ()) = tokio::join!(follow, last_of(errors), give);
         let (status, result) = outcome?;
         ended(status, result, &said, run.is_stopped())
     }
+}
 
-    /// Follows the program until it has ended.
-    async fn follow(
-        &self,
-        run: &Run,
-        child: &mut Child,
-        group: &Group,
-        place: &Path,
-    ) -> Result<(ExitStatus, Option<Value>), Failure> {
-        let mut lines = child.stdout.take().map(Lines::new);
-        let (mut result, mut is_told, mut ended) = (None, false, None);
-        loop {
-            tokio::select! {
-                line = next_line(&mut lines), if lines.is_some() => match line {
-                    Some(text) => match heard(&text) {
-                        Heard::Progress(progress) => run.progress(progress),
-                        Heard::Checkpoint => keep(run, place).await?,
-                        Heard::Result(value) => result = Some(value),
-                        Heard::Nothing => {}
-                    },
-                    None => lines = None,
+/// Follows the program until it has ended.
+async fn follow(
+    run: &Run,
+    child: &mut Child,
+    group: &Group,
+    checkpoints: &mut Checkpoints<'_>,
+) -> Result<(ExitStatus, Option<Value>), Failure> {
+    let mut lines = child.stdout.take().map(Lines::new);
+    let (mut result, mut is_told, mut ended) = (None, false, None);
+    loop {
+        tokio::select! {
+            line = next_line(&mut lines), if lines.is_some() => match line {
+                Some(text) => match heard(&text) {
+                    Heard::Progress(progress) => run.progress(progress),
+                    Heard::Checkpoint => checkpoints.keep().await?,
+                    Heard::Result(value) => result = Some(value),
+                    Heard::Nothing => {}
                 },
-                status = child.wait(), if ended.is_none() => {
-                    ended = Some(status.map_err(|error| unusable(&error))?);
-                    // What it left behind holds its output open, and is not wanted.
-                    group.signal(Signal::KILL);
-                }
-                _ = run.stopped(), if !is_told && ended.is_none() => {
-                    is_told = true;
-                    group.signal(Signal::TERM);
-                }
+                None => lines = None,
+            },
+            status = child.wait(), if ended.is_none() => {
+                ended = Some(status.map_err(|error| unusable(&error))?);
+                // What it left behind holds its output open, and is not wanted.
+                group.signal(Signal::KILL);
             }
-            if let Some(status) = ended.filter(|_| lines.is_none()) {
-                if is_told && run.is_stopped() != Some(Stop::Lost) {
-                    keep(run, place).await?;
-                }
-                return Ok((status, result));
+            _ = run.stopped(), if !is_told && ended.is_none() => {
+                is_told = true;
+                group.signal(Signal::TERM);
             }
+        }
+        if let Some(status) = ended.filter(|_| lines.is_none()) {
+            if is_told && run.is_stopped() != Some(Stop::Lost) {
+                checkpoints.keep().await?;
+            }
+            return Ok((status, result));
         }
     }
 }
@@ -181,7 +183,7 @@ fn start(command: &Command, run: &Run, place: &Path) -> std::io::Result<Child> {
         .envs(&command.env)
         .env("HALNY_JOB_ID", run.job().id.to_string())
         .env("HALNY_JOB_ATTEMPT", (run.job().failures + 1).to_string())
-        .env("HALNY_CHECKPOINT", place)
+        .env(place::CHECKPOINT, place)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -224,198 +226,9 @@ fn limit(command: &Command, group: &Group) {
     set(Resource::Core, 0);
 }
 
-/// A line of a program's output that says something.
-enum Heard {
-    Progress(Progress),
-    Checkpoint,
-    Result(Value),
-    Nothing,
-}
-
-fn heard(line: &str) -> Heard {
-    let mut words = line.splitn(4, ' ');
-    match words.next() {
-        Some("checkpoint") if words.next().is_none() => Heard::Checkpoint,
-        Some("progress") => {
-            let done = words.next().and_then(|word| word.parse().ok());
-            let total = words.next().and_then(|word| word.parse().ok());
-            let message = words.next().unwrap_or_default().to_owned();
-            done.map_or(Heard::Nothing, |done| Heard::Progress(Progress { done, total, message }))
-        }
-        _ => serde_json::from_str(line).map_or(Heard::Nothing, Heard::Result),
-    }
-}
-
-/// The lines of an output. What is longer than a line may be is passed over whole.
-struct Lines<R> {
-    output: BufReader<R>,
-    line: Vec<u8>,
-    is_long: bool,
-}
-
-impl<R: AsyncRead + Unpin> Lines<R> {
-    fn new(output: R) -> Lines<R> {
-        Lines { output: BufReader::new(output), line: Vec::new(), is_long: false }
-    }
-
-    /// The next line; nothing at the end. Dropped where it waits, it loses nothing.
-    async fn next(&mut self) -> Option<String> {
-        loop {
-            let piece = self.output.fill_buf().await.ok()?;
-            let is_over = piece.is_empty();
-            let end = piece.iter().position(|byte| *byte == b'\n');
-            let taken = end.map_or(piece.len(), |end| end + 1);
-            if self.line.len() + taken > LINE_BYTES_MAX {
-                self.is_long = true;
-                self.line.clear();
-            } else if !self.is_long {
-                self.line.extend_from_slice(piece.get(..taken).unwrap_or_default());
-            }
-            self.output.consume(taken);
-            if is_over && self.line.is_empty() {
-                return None;
-            }
-            if end.is_some() || is_over {
-                let is_long = std::mem::take(&mut self.is_long);
-                let text = String::from_utf8_lossy(&std::mem::take(&mut self.line)).trim_end().to_owned();
-                if !is_long {
-                    return Some(text);
-                }
-                if is_over {
-                    return None;
-                }
-            }
-        }
-    }
-}
-
-async fn next_line<R: AsyncRead + Unpin>(lines: &mut Option<Lines<R>>) -> Option<String> {
-    lines.as_mut()?.next().await
-}
-
-/// The end of what a program says.
-async fn last_of(output: Option<impl AsyncRead + Unpin>) -> String {
-    let Some(mut output) = output else { return String::new() };
-    let (mut end, mut piece) = (Vec::new(), vec![0; 8_192]);
-    while let Ok(count) = output.read(&mut piece).await {
-        if count == 0 {
-            break;
-        }
-        end.extend_from_slice(piece.get(..count).unwrap_or_default());
-        let over = end.len().saturating_sub(ERROR_BYTES);
-        end.drain(..over);
-    }
-    String::from_utf8_lossy(&end).trim().to_owned()
-}
-
-/// A folder that goes with whoever has it.
-struct Place(PathBuf);
-
-impl Place {
-    async fn make(path: &Path) -> std::io::Result<Place> {
-        let _ = tokio::fs::remove_dir_all(path).await;
-        tokio::fs::create_dir_all(path).await?;
-        Ok(Place(path.to_path_buf()))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, "the folder of a command's checkpoint stays");
-        }
-    }
-}
-
-/// Keeps what is in the folder: each file a blob of the job's, and a checkpoint that names them.
-async fn keep(run: &Run, place: &Path) -> Result<(), Failure> {
-    let mut files = Vec::new();
-    let mut bytes = 0;
-    let found = files_below(place).await.map_err(|error| unusable(&error))?;
-    if found.len() > CHECKPOINT_FILES_MAX {
-        return Err(Failure::Fatal(format!("the checkpoint has more than {CHECKPOINT_FILES_MAX} files")));
-    }
-    for path in found {
-        // Gone or renamed since it was listed: it is not part of what was finished.
-        let Ok(known) = tokio::fs::metadata(&path).await else { continue };
-        bytes += known.len();
-        if bytes > CHECKPOINT_BYTES_MAX {
-            return Err(Failure::Fatal(format!("the checkpoint has more than {CHECKPOINT_BYTES_MAX} bytes")));
-        }
-        let content = match tokio::fs::read(&path).await {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            content => content.map_err(|error| unusable(&error))?,
-        };
-        let digest = digest(&content);
-        // By its digest: a file that did not change is written once.
-        let blob = format!("{}/files/{digest}", run.folder());
-        run.jobs().blobs().put(&blob, content.into()).await.map_err(|error| Failure::Retry(error.to_string()))?;
-        let name = path.strip_prefix(place).unwrap_or(&path).to_string_lossy().into_owned();
-        files.push(json!({ "name": name, "blob": blob }));
-    }
-    if !files.is_empty() {
-        run.checkpoint(&json!({ "files": files })).await?;
-    }
-    Ok(())
-}
-
-fn digest(bytes: &[u8]) -> String {
-    use sha2::{Digest, Sha256};
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-async fn files_below(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let (mut folders, mut files) = (vec![folder.to_path_buf()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        let mut entries = tokio::fs::read_dir(&folder).await?;
-        while let Some(entry) = entries.next_entry().await? {
-            let kind = entry.file_type().await?;
-            if kind.is_dir() {
-                folders.push(entry.path());
-            } else if kind.is_file() && files.len() <= CHECKPOINT_FILES_MAX {
-                // Links lead elsewhere: what is there is not the program's to keep.
-                files.push(entry.path());
-            }
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
-}
-
-#[derive(Debug, Deserialize)]
-struct Manifest {
-    files: Vec<Kept>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Kept {
-    name: String,
-    blob: String,
-}
-
-/// Puts back what the last checkpoint kept.
-async fn restore(run: &Run, place: &Path) -> Result<(), Failure> {
-    let Some(manifest) = run.resumed() else { return Ok(()) };
-    let manifest: Manifest = serde_json::from_value(manifest.clone())
-        .map_err(|error| JobsError::Unreadable(format!("its checkpoint cannot be read: {error}")))?;
-    for file in manifest.files {
-        let bytes = run.jobs().blobs().get(&file.blob).await.map_err(|error| Failure::Retry(error.to_string()))?;
-        // The manifest is a blob, and a place of blobs may be written to by others.
-        if !Path::new(&file.name).components().all(|part| matches!(part, std::path::Component::Normal(_))) {
-            return Err(Failure::Fatal("its checkpoint names a file outside of its folder".to_owned()));
-        }
-        let path = place.join(&file.name);
-        if let Some(folder) = path.parent() {
-            tokio::fs::create_dir_all(folder).await.map_err(|error| unusable(&error))?;
-        }
-        tokio::fs::write(&path, &bytes).await.map_err(|error| unusable(&error))?;
-    }
-    Ok(())
-}
-
 impl Handler for Commands {
     fn kind(&self) -> &'static str {
-        "command"
+        JobKind::Command.as_str()
     }
 
     fn check(&self, payload: &Value) -> Result<(), String> {

@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use halny_jobs::{Failure, JobsError, LOSSES_MAX, Progress, Run, Settings, State, Stop, Usage};
-use halny_store::Clock;
+use halny_store::{Clock, Dialect};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -65,6 +65,35 @@ pub(crate) async fn a_worker_that_wakes_up_late_can_write_nothing(ground: Ground
     assert_eq!(jobs.blobs().get(after.checkpoint.as_deref().unwrap()).await.unwrap(), "\"in time\"");
     assert_eq!(tally(&jobs).await.len(), 1);
     quick.stop().await;
+}
+
+pub(crate) async fn jobs_are_given_up_in_time_when_the_database_does_not_answer(ground: Ground) {
+    let jobs = ground.jobs(short()).await;
+    let id = submit(&jobs, job("work")).await;
+    let (given_up, mut is_given_up) = tokio::sync::mpsc::channel::<()>(1);
+    let first = Mutex::new(Some(given_up));
+    let waiting = work(move |_: &Run| {
+        let first = first.lock().take();
+        Box::pin(async move {
+            if let Some(_is_dropped) = first {
+                std::future::pending::<()>().await;
+            }
+            Ok(Value::Null)
+        })
+    });
+    let worker = worker(&jobs, vec![("work", waiting)]);
+    until(&jobs, id, State::Running).await;
+    // Another has what every writer needs, and does not give it back.
+    let other = ground.jobs(short()).await;
+    let mut write = other.database().write().await.unwrap();
+    if other.database().dialect() == Dialect::Postgres {
+        sqlx::query("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE").execute(&mut *write).await.unwrap();
+    }
+    let given_up = tokio::time::timeout(Duration::from_secs(8), is_given_up.recv()).await;
+    assert_eq!(given_up, Ok(None), "it goes on while others may have it");
+    drop(write);
+    assert_eq!(until(&jobs, id, State::Done).await.epoch, 2);
+    worker.stop().await;
 }
 
 pub(crate) async fn a_stopped_worker_leaves_a_checkpoint_and_another_goes_on(ground: Ground) {

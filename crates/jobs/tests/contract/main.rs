@@ -35,6 +35,7 @@ contract! {
     keys::a_key_is_its_tenants_own,
     keys::an_effect_counts_once_however_often_its_job_is_tried,
     lost::a_worker_that_wakes_up_late_can_write_nothing,
+    lost::jobs_are_given_up_in_time_when_the_database_does_not_answer,
     lost::a_stopped_worker_leaves_a_checkpoint_and_another_goes_on,
     lost::a_job_that_ends_its_workers_is_dead,
     lost::a_clock_that_is_set_back_does_not_keep_the_jobs_of_the_lost,

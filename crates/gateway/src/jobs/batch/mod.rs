@@ -7,18 +7,18 @@
 mod check;
 mod line;
 
-use std::collections::VecDeque;
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesOrdered;
-use halny_jobs::{Failure, Handler, JobsError, Progress, Run, Stop, Usage};
+use halny_jobs::{Failure, Handler, Job, JobsError, Progress, Run, Stop, Usage};
 use halny_store::files::File;
 use halny_store::{Files, StoreError};
+use halny_types::Tick;
 use halny_types::project::jobs::JobKind;
-use halny_types::{Blame, Fault, Tick};
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -156,6 +156,9 @@ struct State {
     /// The files' names, fixed before either is made.
     output_file_id: String,
     error_file_id: String,
+    /// How it ended, once that is known: the lines that are left get an error each.
+    #[serde(default)]
+    ended: Option<Ended>,
 }
 
 /// Runs batches.
@@ -184,20 +187,23 @@ impl Batch {
         let file = match self.files.get(&run.job().tenant, &order.input_file_id).await {
             Ok(file) => file,
             Err(StoreError::NoFile) => return Err(Failure::Fatal("its input file is not there any more".to_owned())),
-            Err(error) => return Err(retry(&error)),
+            Err(error) => return Err(error.into()),
         };
         let resumed = run.resumed().and_then(|manifest| serde_json::from_value(manifest.clone()).ok());
         let mut state: State = match resumed {
             Some(state) => state,
             None => {
                 tell(run, Phase::Validating, Counts::default());
-                match self.check(&order, &file).await.map_err(|error| retry(&error))? {
+                match self.check(&order, &file).await? {
                     Ok(state) => state,
                     Err(errors) => return result(&refused(errors)),
                 }
             }
         };
-        let ended = self.make_requests(run, &order, &file, &mut state).await?;
+        let ended = match state.ended {
+            Some(ended) => ended,
+            None => self.make_requests(run, &order, &file, &mut state).await?,
+        };
         self.finish(run, &order, state, ended).await
     }
 
@@ -218,6 +224,7 @@ impl Batch {
             errors: Output::default(),
             output_file_id: fresh_file_id(),
             error_file_id: fresh_file_id(),
+            ended: None,
         }))
     }
 
@@ -228,14 +235,15 @@ impl Batch {
 
     /// Makes the requests of all lines that are left, or until there is a reason to end.
     async fn make_requests(&self, run: &Run, order: &Order, file: &File, state: &mut State) -> Result<Ended, Failure> {
-        let mut lines = self.lines(file, state.offset, state.lines).await.map_err(|error| retry(&error))?;
+        let mut lines = self.lines(file, state.offset, state.lines).await?;
         let mut under_way = FuturesOrdered::new();
         let mut marked = Tick::now();
+        let mut expired = pin!(tokio::time::sleep(time_left(run.job())));
         let (mut is_read, mut stop) = (false, None);
         loop {
             tell(run, Phase::InProgress, state.counts);
             while !is_read && stop.is_none() && under_way.len() < AT_ONCE {
-                match lines.next().await.map_err(|error| retry(&error))? {
+                match lines.next().await? {
                     Some(line) => under_way.push_back(self.make(run, &order.endpoint, line)),
                     None => is_read = true,
                 }
@@ -253,6 +261,8 @@ impl Batch {
                     }
                     continue;
                 }
+                // What is under way is not waited for: it may never be answered.
+                () = &mut expired => return Ok(Ended::Expired),
             }) else {
                 break;
             };
@@ -266,9 +276,6 @@ impl Batch {
                 mark(run, state).await?;
                 marked = Tick::now();
             }
-            if self.is_expired(run).await? {
-                return Ok(Ended::Expired);
-            }
         }
         match stop.or_else(|| run.is_stopped()) {
             Some(Stop::Lost) => Err(Failure::Stopped),
@@ -279,13 +286,6 @@ impl Batch {
             }
             _ => Ok(Ended::Completed),
         }
-    }
-
-    async fn is_expired(&self, run: &Run) -> Result<bool, Failure> {
-        // The host's own clock: a batch has a day, and this is asked for each line.
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let since = now.as_millis().saturating_sub(u128::from(run.job().created_ms.max(0).unsigned_abs()));
-        Ok(since > u128::from(WINDOW_MS))
     }
 
     async fn make(&self, run: &Run, endpoint: &str, line: Line) -> Done {
@@ -299,23 +299,19 @@ impl Batch {
     /// Makes the files, describes them, and says what came of the batch.
     async fn finish(&self, run: &Run, order: &Order, mut state: State, ended: Ended) -> Result<Value, Failure> {
         tell(run, Phase::Finalizing, state.counts);
+        state.ended = Some(ended);
         if ended != Ended::Completed {
             self.give_up(order, run, &mut state, ended).await?;
         }
         mark(run, &mut state).await?;
-        let output =
-            state.output.joined(run, &self.files, &state.output_file_id).await.map_err(|error| retry(&error))?;
-        let errors =
-            state.errors.joined(run, &self.files, &state.error_file_id).await.map_err(|error| retry(&error))?;
-        let mut made = VecDeque::new();
-        for (bytes, id, what) in [(output, &state.output_file_id, "output"), (errors, &state.error_file_id, "error")] {
-            if let Some(bytes) = bytes {
-                let name = format!("batch_{}_{what}.jsonl", run.job().id);
-                let expires_after_s = order.output_expires_after_s;
-                made.push_back(Made { id, name, purpose: "batch_output", bytes, expires_after_s });
-            }
-        }
-        describe(run, &self.files, made.make_contiguous()).await?;
+        let output = state.output.joined(run, &self.files, &state.output_file_id).await?;
+        let errors = state.errors.joined(run, &self.files, &state.error_file_id).await?;
+        let files = [(output, &state.output_file_id, "output"), (errors, &state.error_file_id, "error")];
+        let made = files.into_iter().filter_map(|(bytes, id, what)| {
+            let (bytes, name) = (bytes?, format!("batch_{}_{what}.jsonl", run.job().id));
+            Some(Made { id, name, purpose: "batch_output", bytes, expires_after_s: order.output_expires_after_s })
+        });
+        describe(run, &self.files, &made.collect::<Vec<_>>()).await?;
         // The parts stay until the job is forgotten: before its end is written, another may have to join them again.
         result(&Outcome {
             status: ended,
@@ -336,9 +332,9 @@ impl Batch {
             }
             _ => ("batch_cancelled", "This request was not executed, since the batch was cancelled."),
         };
-        let file = self.files.get(&run.job().tenant, &order.input_file_id).await.map_err(|error| retry(&error))?;
-        let mut lines = self.lines(&file, state.offset, state.lines).await.map_err(|error| retry(&error))?;
-        while let Some(line) = lines.next().await.map_err(|error| retry(&error))? {
+        let file = self.files.get(&run.job().tenant, &order.input_file_id).await?;
+        let mut lines = self.lines(&file, state.offset, state.lines).await?;
+        while let Some(line) = lines.next().await? {
             let request = line.text.as_deref().and_then(Request::read).unwrap_or_default();
             state.errors.line(line::given_up(run, line.number, &request, code, message).as_bytes());
             (state.lines, state.offset) = (line.number, line.next);
@@ -368,10 +364,11 @@ impl Handler for Batch {
     }
 }
 
-/// What is away for the moment is waited for; everything else is a try that failed.
-fn retry(error: &StoreError) -> Failure {
-    let text = error.to_string();
-    if error.fault() == Fault::Overload { Failure::Unavailable(text) } else { Failure::Retry(text) }
+/// How long a batch has yet. By the host's own clock: it has a day.
+fn time_left(job: &Job) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = now.saturating_sub(Duration::from_millis(job.created_ms.max(0).unsigned_abs()));
+    Duration::from_millis(WINDOW_MS).saturating_sub(since)
 }
 
 fn refused(errors: Vec<LineError>) -> Outcome {
