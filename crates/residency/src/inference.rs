@@ -49,9 +49,12 @@ pub struct LoadedProfile {
 
 impl Drop for LoadedProfile {
     fn drop(&mut self) {
+        let answered = self.metrics.answered(&self.labels);
         // The same labels may belong to the lane that replaced this one.
         if self.metrics.forget_lane(&self.labels) {
             self.metrics.models().unloaded(&self.labels);
+            let LaneLabels { model, version, profile, .. } = &self.labels;
+            tracing::info!(model, version, profile, answered, "no longer loaded");
         }
     }
 }
