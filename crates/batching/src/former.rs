@@ -8,7 +8,7 @@ use std::time::Duration;
 use halny_types::project::Packing;
 use halny_types::{Priority, Tick};
 
-use crate::outlook::{BACKLOG_BATCHES, Outlook};
+use crate::outlook::{BACKLOG_BATCHES, Outlook, Pace};
 use crate::pack::{Candidate, Extent, by_arrival, by_length};
 use crate::queue::{Entry, Place, Queue};
 use crate::time_model::TimeModel;
@@ -121,8 +121,10 @@ impl<I> Former<I> {
         }
         let is_probe = self.is_unsure(now);
         self.outlook.came(now, claim.priority, items.iter().map(|(_, load)| load));
+        let (pace, free_in) = (self.outlook.pace(now, claim.priority), self.free_in(now, claim.priority));
         for (item, load) in items {
-            let expected = now + self.start_in(now, claim.priority, self.queue.work_ahead(claim));
+            let ahead = self.queue.work_ahead(claim);
+            let expected = now + self.outlook.start_in(claim.priority, pace, free_in, ahead);
             self.queue.push(Entry {
                 item,
                 load,
@@ -155,20 +157,20 @@ impl<I> Former<I> {
                 return Some(Refusal::LargerThanQueue { unit, count, limit });
             }
         }
-        let (pace, mean_work) = (self.outlook.pace(now, claim.priority), self.outlook.mean_work(claim.priority));
+        let pace = self.outlook.pace(now, claim.priority);
         let excess_items = (self.queue.items() + items).saturating_sub(items_max);
         if excess_items > 0 {
-            let retry_after = self.outlook.drain_time(pace, excess_items as f64 * mean_work);
+            let retry_after = self.outlook.drain_time(pace, excess_items as f64 * pace.mean_work);
             return Some(Refusal::QueueItems { waiting: self.queue.items(), limit: items_max, retry_after });
         }
         let excess_bytes = self.queue.bytes().saturating_add(bytes).saturating_sub(bytes_max);
         if excess_bytes > 0 {
             let mean_bytes = self.queue.bytes() as f64 / self.queue.items().max(1) as f64;
             let excess_items = excess_bytes as f64 / mean_bytes.max(1.0);
-            let retry_after = self.outlook.drain_time(pace, excess_items * mean_work);
+            let retry_after = self.outlook.drain_time(pace, excess_items * pace.mean_work);
             return Some(Refusal::QueueBytes { limit: bytes_max, retry_after });
         }
-        self.too_late(now, claim, work, largest)
+        self.too_late(now, claim, pace, work, largest)
     }
 
     /// Items and bytes that may wait when one of this class joins them. Background work may fill half
@@ -178,13 +180,13 @@ impl<I> Former<I> {
         if priority == Priority::Batch { (items.div_ceil(2), bytes.div_ceil(2)) } else { (items, bytes) }
     }
 
-    /// When a batch of this class would start that has `ahead` work before it.
-    fn start_in(&self, now: Tick, priority: Priority, ahead: f64) -> Duration {
+    /// How long until an instance is free for work of this class.
+    fn free_in(&self, now: Tick, priority: Priority) -> Duration {
         // Where background work has all that it may have, it waits for some of its own to end.
         let held = priority == Priority::Batch && self.held_back(now).is_some();
         let counts = |running: &&Option<Running>| !held || running.is_some_and(|r| r.priority == Priority::Batch);
         let ends = self.running.iter().filter(counts).map(|r| r.map_or(Duration::ZERO, |r| now.until(r.until)));
-        self.outlook.start_in(now, priority, ends.min().unwrap_or_default(), ahead)
+        ends.min().unwrap_or_default()
     }
 
     /// Until when, at most, background work has as many instances as it may have now.
@@ -194,7 +196,7 @@ impl<I> Former<I> {
         background.about_until(now).filter(|_| has >= background.instances_max(now, self.running.len()))
     }
 
-    fn too_late(&self, now: Tick, claim: &Claim, work: usize, largest: usize) -> Option<Refusal> {
+    fn too_late(&self, now: Tick, claim: &Claim, pace: Pace, work: usize, largest: usize) -> Option<Refusal> {
         let budget = now.until(claim.deadline);
         if budget.is_zero() {
             return Some(Refusal::Expired);
@@ -209,8 +211,8 @@ impl<I> Former<I> {
             return (!self.is_unsure(now)).then_some(Refusal::Impatient { needed, budget });
         }
         let ahead = self.queue.work_ahead(claim) + before_last;
-        let start = self.start_in(now, priority, ahead);
-        let predicted = outlook.answered_in(outlook.pace(now, priority), start, ahead, largest);
+        let start = outlook.start_in(priority, pace, self.free_in(now, priority), ahead);
+        let predicted = outlook.answered_in(pace, start, ahead, largest);
         let late_by = predicted.checked_sub(patience).filter(|late| !late.is_zero())?;
         Some(Refusal::Deadline { predicted, budget, retry_after: late_by.max(Duration::from_millis(1)) })
     }
@@ -410,7 +412,7 @@ impl<I> Former<I> {
             passed.into_iter().for_each(|place| self.queue.pass_over(place));
         }
         let entries: Vec<Entry<I>> = places.iter().filter_map(|place| self.queue.take(*place)).collect();
-        entries.iter().for_each(|entry| self.outlook.learn_lag(now, priority, entry.arrived, entry.expected));
+        self.outlook.learn_lag(now, priority, entries.iter().map(|entry| (entry.arrived, entry.expected)));
         self.last_batch = now;
         let takes = Duration::from_secs_f64(self.outlook.time.seconds(extent.tokens()));
         self.outlook.background.starts(now, priority, takes);

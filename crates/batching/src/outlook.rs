@@ -60,7 +60,7 @@ pub(crate) struct Pace {
     /// Instances that work on it, in the mean.
     instances: f64,
     /// Mean work of an item.
-    mean_work: f64,
+    pub(crate) mean_work: f64,
 }
 
 impl Outlook {
@@ -185,24 +185,28 @@ impl Outlook {
 
     /// When a batch of this class starts that has `ahead` work before it, an instance being free for it
     /// in `free_in`: by the model, times what waits have lately been to what the model had said.
-    pub(crate) fn start_in(&self, now: Tick, priority: Priority, free_in: Duration, ahead: f64) -> Duration {
-        (free_in + self.drain_time(self.pace(now, priority), ahead)).mul_f64(self.kind(priority).lag)
+    pub(crate) fn start_in(&self, priority: Priority, pace: Pace, free_in: Duration, ahead: f64) -> Duration {
+        (free_in + self.drain_time(pace, ahead)).mul_f64(self.kind(priority).lag)
     }
 
-    /// Learns from an item that starts now how far predictions fall short: `lag` is kept where only
+    /// Learns from the items that start now, each with when it arrived and when it was expected to start, how far
+    /// predictions fall short: `lag` is kept where only
     /// three items in a thousand wait longer than was predicted for it (stochastic approximation of a
     /// quantile: Robbins and Monro, 1951). The model of batch time cannot know what else holds items
     /// up: other work on the machine, the network's share of the processors, packing's detours.
-    pub(crate) fn learn_lag(&mut self, now: Tick, priority: Priority, arrived: Tick, expected: Tick) {
-        let (was, predicted) = (now.since(arrived).as_secs_f64(), expected.since(arrived).as_secs_f64());
+    pub(crate) fn learn_lag(&mut self, now: Tick, priority: Priority, items: impl Iterator<Item = (Tick, Tick)>) {
         // Shorter predictions say nothing about how good predictions are: one batch more or less decides.
         let full = self.full_batch_tokens(self.pace(now, priority), f64::INFINITY);
         let backlog = self.time.seconds(full) * BACKLOG_BATCHES as f64;
-        if predicted * self.instances as f64 > backlog {
-            let kind = self.kind_mut(priority);
-            let late = kind.late_share;
-            let step = if was > predicted { LAG_STEP * (1.0 - late) } else { -LAG_STEP * late };
-            kind.lag = (kind.lag * (1.0 + step)).clamp(1.0, 4.0);
+        let instances = self.instances as f64;
+        let kind = self.kind_mut(priority);
+        for (arrived, expected) in items {
+            let (was, predicted) = (now.since(arrived).as_secs_f64(), expected.since(arrived).as_secs_f64());
+            if predicted * instances > backlog {
+                let late = kind.late_share;
+                let step = if was > predicted { LAG_STEP * (1.0 - late) } else { -LAG_STEP * late };
+                kind.lag = (kind.lag * (1.0 + step)).clamp(1.0, 4.0);
+            }
         }
     }
 }

@@ -178,8 +178,7 @@ impl<I> Queue<I> {
     #[must_use]
     pub fn work_ahead(&self, claim: &Claim) -> f64 {
         let own_class = class_of(claim.priority);
-        let above: u128 =
-            self.classes.iter().take(own_class).flat_map(|c| c.tenants.values()).map(|s| s.waiting_work).sum();
+        let above: usize = self.classes.iter().take(own_class).map(|class| class.work).sum();
         let Some(class) = self.classes.get(own_class) else { return 0.0 };
         let own = class.tenants.get(&claim.tenant);
         let start = class.virtual_time.max(own.map_or(0, |share| share.finish));
@@ -195,6 +194,6 @@ impl<I> Queue<I> {
                 }
             })
             .sum();
-        (above + ahead) as f64
+        (above as u128 + ahead) as f64
     }
 }

@@ -1,7 +1,6 @@
 //! What is done without being asked: rows whose time has come are served, pushed rows are written to Parquet, what does
 //! not hold any more is removed; and what is done once, when features are opened after a crash.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use crate::online::{MayGo, Put, apply};
 use crate::packed::times;
 use crate::push::{put, until};
 use crate::store::Inside;
-use crate::{Features, FeaturesError, Moment, View, key};
+use crate::{Definitions, Features, FeaturesError, Moment, View, key};
 
 /// How late a row may be served after its time has come.
 const TICK: Duration = Duration::from_secs(1);
@@ -67,6 +66,12 @@ impl Features {
     }
 }
 
+/// How long rows under this key of the online store hold; nothing when their view is not there.
+fn ttl(definitions: &Definitions, key: &[u8]) -> Option<i64> {
+    let name = std::str::from_utf8(key.split(|byte| *byte == 0).next()?).ok()?;
+    Some(definitions.view(name).ok()?.ttl_micros)
+}
+
 /// A row whose time has come, and what it is called in the table.
 type Due = ((i64, u64), Put);
 
@@ -74,13 +79,12 @@ impl Inside {
     async fn tick(&self, after: &mut Option<Vec<u8>>) -> Result<(), FeaturesError> {
         self.serve_due().await?;
         let now = self.now();
-        let ttls: BTreeMap<Vec<u8>, i64> =
-            self.definitions.load().views().map(|view| (view.storage_key(&[]), view.ttl_micros)).collect();
+        let definitions = self.definitions.load_full();
         // Rows of views that are not there are left: a project file may be wrong for an hour.
         let may_go: MayGo = Arc::new(move |key, row| {
-            let view = key.iter().position(|byte| *byte == 0).and_then(|end| ttls.get(&key[..=end]));
+            let ttl = ttl(&definitions, key);
             let gone =
-                |(event, _): (Moment, Moment)| view.and_then(|ttl| until(event, *ttl)).is_some_and(|until| until < now);
+                |(event, _): (Moment, Moment)| ttl.and_then(|ttl| until(event, ttl)).is_some_and(|until| until < now);
             times(row).is_some_and(gone)
         });
         let (removed, last) = self.online.sweep(after.take(), SWEEP_ROWS, may_go).await?;
@@ -100,19 +104,18 @@ impl Inside {
                 return Ok(());
             }
             let (numbers, puts): (Vec<(i64, u64)>, Vec<Put>) = due.into_iter().unzip();
-            let embedded = self.embedded;
-            if !embedded {
-                self.online.write(puts.clone()).await?;
-            }
+            let puts = if self.embedded {
+                puts
+            } else {
+                self.online.write(puts).await?;
+                Vec::new()
+            };
             let done = move |transaction: &WriteTransaction| {
                 let mut to_come = transaction.open_table(TO_COME)?;
                 for number in numbers {
                     to_come.remove(number)?;
                 }
-                if embedded {
-                    apply(transaction, &puts)?;
-                }
-                Ok(())
+                apply(transaction, &puts).map(drop)
             };
             self.local.write(done).await?;
         }
@@ -125,9 +128,7 @@ impl Inside {
         for entry in table.range(..=(now.0, u64::MAX))?.take(STEP_ROWS) {
             let (number, joined) = entry?;
             let (key, row, _) = split(joined.value())?;
-            let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
-            let ttl = definitions.views().find(|view| view.name.as_bytes() == name).map_or(0, |view| view.ttl_micros);
-            let until = until(Moment(number.value().0), ttl);
+            let until = until(Moment(number.value().0), ttl(&definitions, key).unwrap_or(0));
             due.push((number.value(), Put { key: key.to_vec(), row: row.to_vec(), until }));
         }
         Ok(due)
@@ -197,10 +198,10 @@ impl Inside {
         }
         let names: Vec<String> = self.definitions.load().views().map(|view| view.name.clone()).collect();
         for view in names {
+            let Some(first) = self.first_journalled(&view)? else { continue };
             let folder = parts::folder(&self.prefix, &view);
             let listed: Vec<ObjectMeta> = self.offline.list(Some(&folder)).try_collect().await?;
             let own = listed.iter().filter_map(|meta| PartName::read(&meta.location));
-            let Some(first) = self.first_journalled(&view)? else { continue };
             for part in own.filter(|part| part.identity == self.identity && part.last >= first) {
                 self.forget(view.clone(), part).await?;
             }

@@ -99,20 +99,17 @@ impl ServedLog {
         }
     }
 
-    /// Writes what waits.
+    /// Writes what waits. What cannot be written waits on, and keeps nothing else waiting.
     pub(crate) async fn flush(&self, inside: &Inside) -> Result<(), FeaturesError> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
+        let mut written = Ok(());
         for (service, rows) in waiting.services.into_values() {
-            let first = rows.first().map_or(0, |row| row.at.0);
-            let name = format!("{first:020}-{}.parquet", uuid::Builder::from_random_bytes(rand::random()).into_uuid());
-            let path = folder(&inside.prefix, &service).join(name);
-            let batch = batch(&service, &rows)?;
-            if let Err(error) = parts::write(inside.offline.as_ref(), &path, batch).await {
+            if let Err(error) = write(inside, &service, &rows).await {
                 self.put_back(&service, rows);
-                return Err(error);
+                written = Err(error);
             }
         }
-        Ok(())
+        written
     }
 
     fn put_back(&self, service: &Arc<Service>, rows: Vec<ServedRow>) {
@@ -125,6 +122,14 @@ impl ServedLog {
         self.logged.fetch_sub(rows.len() as u64, Ordering::Relaxed);
         self.dropped.fetch_add(rows.len() as u64, Ordering::Relaxed);
     }
+}
+
+/// Writes rows of a service to a file of their own.
+async fn write(inside: &Inside, service: &Service, rows: &[ServedRow]) -> Result<(), FeaturesError> {
+    let first = rows.first().map_or(0, |row| row.at.0);
+    let name = format!("{first:020}-{}.parquet", uuid::Builder::from_random_bytes(rand::random()).into_uuid());
+    let path = folder(&inside.prefix, service).join(name);
+    parts::write(inside.offline.as_ref(), &path, batch(service, rows)?).await
 }
 
 impl Waiting {

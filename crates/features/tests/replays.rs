@@ -111,6 +111,36 @@ fn a_sample_is_logged_and_nothing_without_one() {
 }
 
 #[test]
+fn rows_that_cannot_be_written_wait_and_keep_no_others_waiting() {
+    run(async {
+        let (folder, hand) = (tempfile::tempdir().unwrap(), Hand::at(NOW));
+        let (before, service) = TOML.split_once("[[feature_services]]").unwrap();
+        let named = |n: usize| format!("[[feature_services]]{}", service.replace("\"s\"", &format!("\"s{n}\"")));
+        let toml = before.to_owned() + &(0..4).map(named).collect::<String>();
+        let features = open(folder.path(), &toml, &hand, None).await;
+        let columns = [("user", texts(&["a", "b"])), ("factor", vec![Value::Null, Value::Null])];
+        for n in 0..4 {
+            online(&features, Asked::Service(format!("s{n}")), &columns).await;
+        }
+        // Where the files of one should be there is something else.
+        let served = folder.path().join("offline/features/served");
+        std::fs::create_dir_all(&served).unwrap();
+        std::fs::write(served.join("s1"), "").unwrap();
+        features.flush().await.unwrap_err();
+        let written =
+            |n: usize| served.join(format!("s{n}/1")).read_dir().is_ok_and(|mut files| files.next().is_some());
+        assert_eq!([0, 1, 2, 3].map(written), [true, false, true, true]);
+        std::fs::remove_file(served.join("s1")).unwrap();
+        features.flush().await.unwrap();
+        assert!(written(1));
+        let counts = features.counts();
+        assert_eq!((counts.logged, counts.log_dropped), (8, 0));
+        assert_eq!(features.replay("s1", at(0), at(NOW + 1), &|_| ()).await.unwrap().rows, 2);
+        features.close().await;
+    });
+}
+
+#[test]
 fn statistics_are_of_the_rows_of_the_time() {
     run(async {
         let (folder, hand) = (tempfile::tempdir().unwrap(), Hand::at(NOW));

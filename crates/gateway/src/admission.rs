@@ -75,8 +75,24 @@ impl Door {
         let before = self.0.in_flight.fetch_add(1, Ordering::Relaxed);
         self.0.metrics.in_flight().inc();
         let has_place = before < self.0.limits.now().max_concurrent_requests;
-        let room = if is_put_on_disk(path) { &self.0.on_disk } else { &self.0.bodies };
-        Inside { door: self.clone(), arrived, has_place, held: room.held() }
+        let held = match path {
+            // A file goes to its place as it comes: it takes no room from bodies in memory.
+            FILES => Room::default().held(),
+            HISTORICAL => self.0.on_disk.held(),
+            _ => self.0.bodies.held(),
+        };
+        Inside { door: self.clone(), arrived, has_place, held }
+    }
+
+    /// The limits of a body that is sent to this path.
+    fn body_limits(&self, path: &str) -> BodyLimits {
+        let now = self.0.limits.now();
+        let (one_bytes, all_bytes, patience) = match path {
+            FILES => (FILE_BYTES_MAX + FORM_BYTES, usize::MAX, now.body_timeout.max(FILE_PATIENCE)),
+            HISTORICAL => return BodyLimits::on_disk(),
+            _ => (now.max_body_bytes, now.max_bodies_bytes, now.body_timeout),
+        };
+        BodyLimits { one_bytes, all_bytes, grace: GRACE, patience }
     }
 
     /// What to tell a request that finds no place: one becomes free, in the mean, when the requests
@@ -115,7 +131,7 @@ impl Drop for Inside {
 pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let arrived = Tick::now();
     // Health and metrics are asked for when it matters most: under overload. What asks a database is no such thing.
-    let asks_store = ["/v1/files", "/v1/batches"].iter().any(|path| request.uri().path().starts_with(path));
+    let asks_store = [FILES, "/v1/batches"].iter().any(|path| request.uri().path().starts_with(path));
     let exempt = [Method::GET, Method::HEAD].contains(request.method()) && !asks_store;
     let inside = door.enter(arrived, request.uri().path());
     let shape = shape_of(request.uri().path());
@@ -138,32 +154,13 @@ pub async fn admit(State(door): State<Door>, path: Option<MatchedPath>, request:
     response.map(|body| Body::new(Outgoing { body, rest: Bytes::new(), _inside: inside }))
 }
 
-/// Whether bodies of this path are put on disk while they come.
-fn is_put_on_disk(path: &str) -> bool {
-    path == HISTORICAL
-}
-
 /// The request, its body bounded in time and memory.
 fn wrapped(request: Request, door: &Door, inside: &Inside) -> Request {
     if http_body::Body::is_end_stream(request.body()) {
         return request;
     }
-    let now = door.0.limits.now();
-    let (limits, held) = match request.uri().path() {
-        // A file goes to its place as it comes: it has a limit of its own, and takes no room from those in memory.
-        FILES => {
-            let (one_bytes, all_bytes) = (FILE_BYTES_MAX + FORM_BYTES, usize::MAX);
-            let patience = now.body_timeout.max(FILE_PATIENCE);
-            (BodyLimits { one_bytes, all_bytes, grace: GRACE, patience }, Room::default().held())
-        }
-        path if is_put_on_disk(path) => (BodyLimits::on_disk(), Arc::clone(&inside.held)),
-        _ => {
-            let (one_bytes, all_bytes) = (now.max_body_bytes, now.max_bodies_bytes);
-            let limits = BodyLimits { one_bytes, all_bytes, grace: GRACE, patience: now.body_timeout };
-            (limits, Arc::clone(&inside.held))
-        }
-    };
-    request.map(|body| Body::new(Incoming::new(body, held, limits)))
+    let limits = door.body_limits(request.uri().path());
+    request.map(|body| Body::new(Incoming::new(body, Arc::clone(&inside.held), limits)))
 }
 
 /// An answer goes out in pieces of this size: what is below takes a piece whole, however little its

@@ -36,6 +36,11 @@ pub enum Shape {
     Feast,
 }
 
+/// The answer of an API of our own, or its error, which is written as OpenAI does.
+pub(crate) fn respond(answer: Result<Response, ApiError>) -> Response {
+    answer.unwrap_or_else(|error| error.respond(Shape::OpenAi))
+}
+
 impl ApiError {
     /// An error of this fault.
     pub fn new(fault: Fault, message: impl Into<String>) -> ApiError {

@@ -12,7 +12,7 @@ use halny_features::Features;
 use halny_residency::{LoadedModel, Residency};
 use halny_telemetry::Metrics;
 use halny_types::project::Server;
-use halny_types::{Priority, RequestContext, TenantId, Tick};
+use halny_types::{Fault, Priority, RequestContext, TenantId, Tick};
 use halny_vectors::Collections;
 use halny_vectors::embedded::Store;
 
@@ -124,6 +124,15 @@ impl Shared {
     /// When there is none, or it is not ready.
     pub fn model(&self, name: &str) -> Result<Arc<LoadedModel>, ApiError> {
         self.residency.get(name).map_err(|error| ApiError::from_blame(&error).with_param("model"))
+    }
+
+    /// What works in the background.
+    ///
+    /// # Errors
+    /// When this server keeps no jobs and files.
+    pub(crate) fn background(&self) -> Result<&Background, ApiError> {
+        let none = || ApiError::new(Fault::Unsupported, "this server keeps no jobs and no files");
+        self.background.as_ref().ok_or_else(none)
     }
 
     /// The context of a request that arrived at `arrived` and has `budget`, unless it asks for less; if

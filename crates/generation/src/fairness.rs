@@ -43,12 +43,13 @@ pub struct Waiting<T> {
     tenants: HashMap<TenantId, Tenant<T>>,
     /// The counter of the tenant that waited last, for when nobody waits.
     last: u64,
-    count: usize,
+    /// How many wait, by class.
+    counts: [usize; 3],
 }
 
 impl<T> Default for Waiting<T> {
     fn default() -> Waiting<T> {
-        Waiting { tenants: HashMap::new(), last: 0, count: 0 }
+        Waiting { tenants: HashMap::new(), last: 0, counts: [0; 3] }
     }
 }
 
@@ -60,33 +61,33 @@ impl<T> Waiting<T> {
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.count
+        self.counts.iter().sum()
     }
 
     /// Whether nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.len() == 0
     }
 
     /// How many of this class wait.
     #[must_use]
     pub fn len_of(&self, priority: Priority) -> usize {
-        self.tenants.values().map(|tenant| tenant.waiting[class(priority)].len()).sum()
+        self.counts[class(priority)]
     }
 
     /// Puts one behind those of its tenant and class.
     pub fn push(&mut self, tenant: &TenantId, priority: Priority, item: T) {
         self.lift(tenant);
         self.entry(tenant).waiting[class(priority)].push_back(item);
-        self.count += 1;
+        self.counts[class(priority)] += 1;
     }
 
     /// Puts one back in front of those of its tenant and class.
     pub fn push_front(&mut self, tenant: &TenantId, priority: Priority, item: T) {
         self.lift(tenant);
         self.entry(tenant).waiting[class(priority)].push_front(item);
-        self.count += 1;
+        self.counts[class(priority)] += 1;
     }
 
     /// Takes the one that is next.
@@ -98,7 +99,7 @@ impl<T> Waiting<T> {
             if let Some((_, tenant)) = next {
                 let item = tenant.waiting[class].pop_front();
                 self.last = tenant.served;
-                self.count -= 1;
+                self.counts[class] -= 1;
                 return item;
             }
         }
@@ -110,7 +111,7 @@ impl<T> Waiting<T> {
         let entry = self.entry(tenant);
         entry.served += service;
         let served = entry.served;
-        if self.count == 0 {
+        if self.is_empty() {
             self.last = self.last.max(served);
         }
     }
@@ -118,10 +119,10 @@ impl<T> Waiting<T> {
     /// Takes out what does not satisfy `keep`.
     pub fn retain(&mut self, mut keep: impl FnMut(&mut T) -> bool) {
         for tenant in self.tenants.values_mut() {
-            for queue in &mut tenant.waiting {
+            for (queue, count) in tenant.waiting.iter_mut().zip(&mut self.counts) {
                 let before = queue.len();
                 queue.retain_mut(&mut keep);
-                self.count -= before - queue.len();
+                *count -= before - queue.len();
             }
         }
     }

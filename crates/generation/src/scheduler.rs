@@ -212,7 +212,7 @@ impl<S: Sink> Scheduler<S> {
             }
             if full {
                 self.put_back(job);
-                report.preempted += usize::from(self.preempt_youngest(decoder));
+                self.preempt_youngest(decoder, report);
                 continue;
             }
             let left = job.request.max_tokens.saturating_sub(job.usage.written_tokens);
@@ -226,7 +226,7 @@ impl<S: Sink> Scheduler<S> {
                 if !gives_way {
                     break;
                 }
-                report.preempted += usize::from(self.preempt_youngest(decoder));
+                self.preempt_youngest(decoder, report);
                 continue;
             }
             match self.prefixes.open(decoder, &job.space, &job.tokens, most) {
@@ -292,8 +292,8 @@ impl<S: Sink> Scheduler<S> {
             if self.running.is_empty() {
                 return Plan::default();
             }
-            if self.running.len() > 1 && self.preempt_youngest(decoder) {
-                report.preempted += 1;
+            if self.running.len() > 1 {
+                self.preempt_youngest(decoder, report);
             } else {
                 // It has all cells to itself: it was never checked, or the decoder has fewer than it says.
                 let job = &mut self.running[0].job;
@@ -351,17 +351,17 @@ impl<S: Sink> Scheduler<S> {
 
     /// The youngest of the least urgent gives up its cells and waits again. The last one is asked to only
     /// for a more urgent one: it has all cells to itself.
-    fn preempt_youngest(&mut self, decoder: &mut dyn Decoder) -> bool {
+    fn preempt_youngest(&mut self, decoder: &mut dyn Decoder, report: &mut StepReport) {
         let youngest = (0..self.running.len()).max_by_key(|place| {
             let job = &self.running[*place].job;
             (std::cmp::Reverse(job.priority()), job.order)
         });
-        let Some(place) = youngest else { return false };
+        let Some(place) = youngest else { return };
         let Running { mut job, sequence, .. } = self.running.remove(place);
         self.prefixes.close(decoder, sequence);
         job.usage.preemptions += 1;
+        report.preempted += 1;
         self.put_back(job);
-        true
     }
 
     /// The step ran: what it computed is there, and who wanted logits gets a token.

@@ -90,17 +90,15 @@ pub(crate) fn file(
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let rows = (BATCH_VALUES / columns.len().max(1)).clamp(64, 8_192);
     for batch in builder.with_projection(mask).with_row_groups(groups).with_batch_size(rows).build()? {
-        rows_of(view, &names, file.own, &batch?, span, wanted, &mut scanned, with)?;
+        rows_of(view, &names, &batch?, span, wanted, &mut scanned, with)?;
     }
     Ok(scanned)
 }
 
 /// The rows of columns that were read or are given, as [`file`] gives them.
-#[expect(clippy::too_many_arguments, reason = "what `file` has at hand, once for each batch")]
 fn rows_of(
     view: &View,
     names: &Names,
-    own: bool,
     batch: &RecordBatch,
     span: Span,
     wanted: &[usize],
@@ -110,7 +108,7 @@ fn rows_of(
     let column = |name: &str| batch.column_by_name(name);
     let typed = |name: &str, of: FeatureType| -> Result<Option<Column>, FeaturesError> {
         // What we wrote with another type was another feature then.
-        let usable = |array: &&ArrayRef| !own || *array.data_type() == data_type(of);
+        let usable = |array: &&ArrayRef| !names.own || *array.data_type() == data_type(of);
         column(name)
             .filter(usable)
             .map(|array| Column::new(name, array, of).map_err(|error| source(view, &error)))

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use halny_features::{NamedType, OnDemand, Service, View};
 use serde_json::{Value, json};
 
-use super::respond;
 use crate::Shared;
+use crate::error::respond;
 use crate::feast::features;
 
 pub(super) async fn list(State(shared): State<Shared>) -> Response {

@@ -48,10 +48,6 @@ pub(crate) fn admin_routes() -> Router<Shared> {
         .route("/halny/v1/features/replay", post(replay::replay))
 }
 
-fn respond(answer: Result<Response, ApiError>) -> Response {
-    answer.unwrap_or_else(|error| error.respond(Shape::OpenAi))
-}
-
 /// What stands behind the `?` of a URL, in its order; a name may be there twice.
 struct Asked(Vec<(String, String)>);
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-use super::respond;
+use crate::error::respond;
 use crate::feast::{features, moment, told};
 use crate::{ApiError, Shared, body};
 

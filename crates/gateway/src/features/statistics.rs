@@ -6,8 +6,9 @@ use axum::response::{IntoResponse, Response};
 use halny_features::{FeatureStatistics, Moment, Numbers};
 use serde_json::{Map, Value, json};
 
-use super::{Asked, respond};
+use super::Asked;
 use crate::Shared;
+use crate::error::respond;
 use crate::feast::features;
 use crate::path::Named;
 

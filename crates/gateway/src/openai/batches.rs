@@ -6,14 +6,14 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use halny_jobs::{Filter, Job, JobId, Jobs, JobsError, NewJob, State as Standing};
+use halny_jobs::{Filter, Job, JobId, JobsError, NewJob, State as Standing};
 use halny_types::project::jobs::{BATCH_QUEUE, JobKind};
 use halny_types::{Fault, TenantId};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::files::{EXPIRY_RANGE_S, expiry_text, files, listed, respond};
+use super::files::{EXPIRY_RANGE_S, expiry_text, listed, respond};
 use crate::jobs::batch::{ENDPOINTS, Order, Outcome, Phase};
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
@@ -49,16 +49,10 @@ struct Expiry {
     seconds: i64,
 }
 
-/// The jobs of this server.
-fn jobs(shared: &Shared) -> Result<&Jobs, ApiError> {
-    let none = || ApiError::new(Fault::Unsupported, "this server takes no batches");
-    shared.background.as_ref().map(|background| &background.jobs).ok_or_else(none)
-}
-
 /// `POST /v1/batches`.
 pub(crate) async fn create(State(shared): State<Shared>, headers: HeaderMap, body: Body) -> Response {
     let answer = async {
-        let jobs = jobs(&shared)?;
+        let jobs = &shared.background()?.jobs;
         let form: Create = body::json(&shared, &headers, body).await?;
         let order = order(&shared, form).await?;
         let payload = serde_json::to_value(&order).map_err(|_| ApiError::new(Fault::Ours, "the batch has no form"))?;
@@ -94,7 +88,7 @@ async fn order(shared: &Shared, form: Create) -> Result<Order, ApiError> {
             return wrong("output_expires_after", expiry_text("seconds"));
         }
     }
-    let file = files(shared)?.get(TenantId::anonymous().as_str(), &form.input_file_id).await;
+    let file = shared.background()?.files.get(TenantId::anonymous().as_str(), &form.input_file_id).await;
     let file = file.map_err(|error| ApiError::from(error).with_param("input_file_id"))?;
     if file.purpose != "batch" {
         let text = format!("the file is for {:?}; upload it with purpose \"batch\"", file.purpose);
@@ -132,7 +126,7 @@ fn id_of(name: &str) -> Result<JobId, ApiError> {
 
 /// A batch of this tenant.
 async fn find(shared: &Shared, name: &str) -> Result<Job, ApiError> {
-    let job = jobs(shared)?.get(id_of(name)?).await.map_err(|error| match error {
+    let job = shared.background()?.jobs.get(id_of(name)?).await.map_err(|error| match error {
         JobsError::NoJob(_) => unknown(),
         error => error.into(),
     })?;
@@ -166,7 +160,7 @@ pub(crate) async fn list(State(shared): State<Shared>, query: Result<Query<ListQ
             before: query.after.as_deref().map(id_of).transpose()?,
             ..Filter::default()
         };
-        let found = jobs(&shared)?.list(&filter, limit + 1).await?;
+        let found = shared.background()?.jobs.list(&filter, limit + 1).await?;
         Ok(listed(found.iter().map(described).collect(), limit))
     };
     respond(answer.await)
@@ -178,7 +172,7 @@ pub(crate) async fn cancel(State(shared): State<Shared>, Named(name): Named<Stri
         let job = find(&shared, &name).await?;
         // Asked again while it is being cancelled, it is what was wanted.
         if job.cancel_ms.is_none() {
-            jobs(&shared)?.cancel(job.id).await?;
+            shared.background()?.jobs.cancel(job.id).await?;
         } else if job.state.is_ended() {
             return Err(ApiError::new(Fault::Conflict, "the batch has ended; what has ended cannot be cancelled"));
         }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::error::Shape;
 use crate::path::Named;
-use crate::{ApiError, Shared};
+use crate::{ApiError, Background, Shared};
 
 /// The largest file, as OpenAI has it.
 pub(crate) const FILE_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -35,16 +35,6 @@ pub(crate) const EXPIRY_RANGE_S: std::ops::RangeInclusive<i64> = 3_600..=2_592_0
 const BATCH_EXPIRY_S: i64 = 2_592_000;
 /// What a client may say that a file is for.
 const PURPOSES: [&str; 6] = ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"];
-
-/// The files of this server.
-///
-/// # Errors
-/// When it keeps none.
-pub(super) fn files(shared: &Shared) -> Result<&Files, ApiError> {
-    let background = shared.background.as_ref();
-    let none = || ApiError::new(Fault::Unsupported, "this server keeps no files");
-    background.map(|background| &background.files).ok_or_else(none)
-}
 
 /// A fresh name for a file: later ones sort after earlier ones.
 pub(crate) fn fresh_id() -> String {
@@ -105,10 +95,10 @@ struct Received {
 }
 
 async fn receive(shared: &Shared, form: Result<Multipart, MultipartRejection>) -> Result<Response, ApiError> {
-    let files = files(shared)?;
-    let background = shared.background.as_ref();
+    let background = shared.background()?;
+    let files = &background.files;
     // The form's reader holds what comes until it has found where a part ends.
-    let _place = background.and_then(|background| background.uploads.try_acquire().ok()).ok_or_else(|| {
+    let _place = background.uploads.try_acquire().map_err(|_| {
         let text = format!("{UPLOADS_MAX} files are being uploaded, no more are taken; try again");
         ApiError::new(Fault::Overload, text).retry_after(std::time::Duration::from_secs(1))
     })?;
@@ -128,17 +118,15 @@ async fn receive(shared: &Shared, form: Result<Multipart, MultipartRejection>) -
     match (described, received) {
         (Ok(file), _) => Ok(axum::Json(self::described(&file)).into_response()),
         (Err(error), Some(received)) => {
-            remove_blob(shared, &received.id).await;
+            remove_blob(background, &received.id).await;
             Err(error)
         }
         (Err(error), None) => Err(error),
     }
 }
 
-async fn remove_blob(shared: &Shared, id: &str) {
-    if let Some(background) = &shared.background
-        && let Err(error) = background.jobs.blobs().delete(&blob_of(id)).await
-    {
+async fn remove_blob(background: &Background, id: &str) {
+    if let Err(error) = background.jobs.blobs().delete(&blob_of(id)).await {
         tracing::warn!(%error, id, "a file that was refused could not be removed");
     }
 }
@@ -286,7 +274,7 @@ pub(crate) async fn list(State(shared): State<Shared>, query: Result<Query<ListQ
         }
         let listing = Listing { purpose: query.purpose, after: query.after, ascending };
         // One more tells whether there is more.
-        let found = files(&shared)?.list(tenant().as_str(), &listing, limit + 1).await?;
+        let found = shared.background()?.files.list(tenant().as_str(), &listing, limit + 1).await?;
         Ok(listed(found.iter().map(described).collect(), limit as usize))
     };
     respond(answer.await)
@@ -305,7 +293,7 @@ pub(super) fn listed(mut data: Vec<Value>, limit: usize) -> Response {
 /// `GET /v1/files/{file}`.
 pub(crate) async fn retrieve(State(shared): State<Shared>, Named(id): Named<String>) -> Response {
     let answer = async {
-        let file = files(&shared)?.get(tenant().as_str(), &id).await?;
+        let file = shared.background()?.files.get(tenant().as_str(), &id).await?;
         Ok(axum::Json(described(&file)).into_response())
     };
     respond(answer.await)
@@ -314,7 +302,7 @@ pub(crate) async fn retrieve(State(shared): State<Shared>, Named(id): Named<Stri
 /// `GET /v1/files/{file}/content`.
 pub(crate) async fn content(State(shared): State<Shared>, Named(id): Named<String>) -> Response {
     let answer = async {
-        let files = files(&shared)?;
+        let files = &shared.background()?.files;
         let file = files.get(tenant().as_str(), &id).await?;
         let bytes = files.read(&file, 0).await?;
         let headers = [
@@ -332,7 +320,7 @@ pub(crate) async fn content(State(shared): State<Shared>, Named(id): Named<Strin
 /// `DELETE /v1/files/{file}`.
 pub(crate) async fn delete(State(shared): State<Shared>, Named(id): Named<String>) -> Response {
     let answer = async {
-        files(&shared)?.delete(tenant().as_str(), &id).await?;
+        shared.background()?.files.delete(tenant().as_str(), &id).await?;
         Ok(axum::Json(json!({ "id": id, "object": "file", "deleted": true })).into_response())
     };
     respond(answer.await)

@@ -17,7 +17,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::space::{Chosen, collection, made_by, read};
-use crate::error::Shape;
+use crate::error::respond;
 use crate::path::Named;
 use crate::{ApiError, Shared, answer, body, prepare};
 
@@ -46,11 +46,6 @@ struct SpacesReply {
 #[serde(deny_unknown_fields)]
 struct OfModel {
     model: String,
-}
-
-/// The answer, or the error in the shape of Halny's own endpoints.
-pub(super) fn respond(answer: Result<Response, ApiError>) -> Response {
-    answer.unwrap_or_else(|error| error.respond(Shape::OpenAi))
 }
 
 /// Where the collection stands.

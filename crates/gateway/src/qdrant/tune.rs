@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::space::{Chosen, files};
-use super::spaces::respond;
+use crate::error::respond;
 use crate::path::Named;
 use crate::{ApiError, Shared, body};
 

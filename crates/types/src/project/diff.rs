@@ -72,10 +72,11 @@ pub fn diff(old: &Project, new: &Project) -> ProjectDiff {
     if (Features { join_memory: new.features.join_memory, ..old.features.clone() }) != new.features {
         diff.restart.push("features");
     }
-    let definitions = |of: &'_ Project| {
-        (of.entities.clone(), of.feature_views.clone(), of.on_demand_views.clone(), of.feature_services.clone())
-    };
-    diff.features = definitions(old) != definitions(new) || old.features.join_memory != new.features.join_memory;
+    diff.features = old.entities != new.entities
+        || old.feature_views != new.feature_views
+        || old.on_demand_views != new.on_demand_views
+        || old.feature_services != new.feature_services
+        || old.features.join_memory != new.features.join_memory;
     if old.store != new.store {
         diff.restart.push("store");
     }

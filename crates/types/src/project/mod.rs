@@ -21,6 +21,7 @@ mod quote;
 pub mod routes;
 mod rules;
 mod schema;
+mod server_place;
 mod shape;
 mod source;
 mod store;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::check::Found;
-use super::quote::abbreviated;
+use super::server_place::{Secret, ServerPlace, password_of_postgres};
 use crate::ByteSize;
 
 /// Where collections of vectors are kept.
@@ -115,87 +115,33 @@ impl VectorEngine {
 /// The settings that are for some engines alone. A folder may stay where it is: it is a default that somebody may have
 /// written out.
 const OF_ENGINES: [&str; 4] = ["url", "url_env", "password_env", "api_key_env"];
-/// Those of them that name environment variables.
-const VARIABLES: [&str; 3] = ["url_env", "password_env", "api_key_env"];
-
-const POINTER: &str = "/vectors";
-
 /// Puts every broken rule of the table `vectors` into `found`.
 pub(super) fn check(table: Option<&Value>, found: &mut Found) {
     let Some(table) = table.and_then(Value::as_object) else { return };
-    let written = |name: &str, found: &Found| match table.get(name) {
-        Some(Value::String(text)) if !found.is_broken(&format!("{POINTER}/{name}")) => Some(text.clone()),
-        _ => None,
-    };
     let engine =
         table.get("engine").map_or(Ok(VectorEngine::default()), |engine| serde_json::from_value(engine.clone()));
     let Ok(engine) = engine else { return };
-    let (settings, schemes) = engine.takes();
-    for name in OF_ENGINES {
-        if table.contains_key(name) && !settings.contains(&name) {
-            let wrong = format!("`{name}` means nothing to the engine {:?}", engine.name());
-            found.key(&format!("{POINTER}/{name}"), wrong, engine.instead_of(name));
-        }
-    }
-    for name in VARIABLES.into_iter().filter(|name| settings.contains(name)) {
-        if let Some(variable) = written(name, found).filter(|variable| !is_variable(variable)) {
-            let wrong = format!("{} is no name of an environment variable", abbreviated(&variable));
-            let right = format!("write one of letters, digits and `_`, such as {:?}", "HALNY_VECTORS_URL");
-            found.value(&format!("{POINTER}/{name}"), wrong, right);
-        }
-    }
-    if schemes.is_empty() {
-        return;
-    }
-    match (table.contains_key("url"), table.contains_key("url_env")) {
-        (false, false) => {
-            let wrong = format!("the engine {:?} needs to know where its server is", engine.name());
-            let right = format!("write url = \"{}...\", or url_env", schemes.first().unwrap_or(&""));
-            found.missing(POINTER, wrong, right);
-        }
-        (true, true) => {
-            let wrong = "`url` and `url_env` both say where the server is".to_owned();
-            found.key(&format!("{POINTER}/url_env"), wrong, "write one of them".to_owned());
-        }
-        _ => {}
-    }
-    if let Some(url) = written("url", found) {
-        check_url(&url, engine, schemes, found);
-    }
+    let (takes, schemes) = engine.takes();
+    let place = ServerPlace {
+        table,
+        pointer: "/vectors",
+        engine: engine.name(),
+        takes,
+        schemes,
+        told_schemes: schemes,
+        variable: "HALNY_VECTORS_URL",
+    };
+    let secret = |rest: &str| match engine {
+        VectorEngine::Qdrant => more_than_a_place(rest),
+        VectorEngine::Embedded | VectorEngine::Postgres => password_of_postgres(rest),
+    };
+    place.check(&OF_ENGINES, |name| engine.instead_of(name), secret, found);
 }
 
-fn check_url(url: &str, engine: VectorEngine, schemes: &[&str], found: &mut Found) {
-    let pointer = format!("{POINTER}/url");
-    let Some(rest) = schemes.iter().find_map(|scheme| url.strip_prefix(scheme)) else {
-        // It may hold a password in the wrong place: it is not shown.
-        let wrong = format!("this is no URL of the engine {:?}", engine.name());
-        let right = format!("write one that begins with {}", schemes.join(" or "));
-        return found.value(&pointer, wrong, right);
-    };
+/// The URL of a cluster says where it is, and nothing else.
+fn more_than_a_place(rest: &str) -> Option<Secret> {
     let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
-    let user = place.split('/').next().unwrap_or_default().rsplit_once('@').map(|(user, _)| user);
-    let secret = match engine {
-        VectorEngine::Qdrant => {
-            // It says where the cluster is, and nothing else.
-            let key = user.is_some() || !options.is_empty() || place.contains('#');
-            key.then_some(("more than where it is, such as a key", "api_key_env"))
-        }
-        VectorEngine::Embedded | VectorEngine::Postgres => {
-            let password = user.is_some_and(|user| user.contains(':'))
-                || options.split('&').any(|option| option.starts_with("password="));
-            password.then_some(("a password", "password_env"))
-        }
-    };
-    if let Some((what, setting)) = secret {
-        let wrong = format!("the URL holds {what}, which does not belong into this file");
-        let right = format!("take it out, and name the variable that holds it in {setting}");
-        found.value(&pointer, wrong, right);
-    }
-}
-
-/// A name that every shell can set.
-pub(super) fn is_variable(name: &str) -> bool {
-    !name.starts_with(|c: char| c.is_ascii_digit())
-        && !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    let has_user = place.split('/').next().unwrap_or_default().contains('@');
+    let has_more = has_user || !options.is_empty() || place.contains('#');
+    has_more.then_some(("more than where it is, such as a key", "api_key_env"))
 }

@@ -15,8 +15,7 @@ mod value_type;
 
 pub use catalogue::{Catalogue, ChosenFeatures};
 pub use model::{
-    BatchSource, ENTITIES_MAX, Entity, FEATURES_MAX, Feature, FeatureService, FeatureView, OnDemandFeature,
-    OnDemandView, SERVICES_MAX, Source, TTL_S_MAX, VIEW_ENTITIES_MAX, VIEWS_MAX,
+    BatchSource, Entity, FEATURES_MAX, Feature, FeatureService, FeatureView, OnDemandFeature, OnDemandView, Source,
 };
 pub use rules::{feature_reference, is_identifier};
 pub use store::{FeatureEngine, Features, JOIN_MEMORY_RANGE};

@@ -8,18 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::FeatureType;
 use crate::ServiceName;
 
-/// The most entities in one project.
-pub const ENTITIES_MAX: usize = 256;
-/// The most views, and the most on-demand views, in one project.
-pub const VIEWS_MAX: usize = 512;
-/// The most services in one project, every version counted.
-pub const SERVICES_MAX: usize = 512;
 /// The most features in one view, and in one service.
 pub const FEATURES_MAX: usize = 1_000;
-/// The most entities of one view: a key has as many parts.
-pub const VIEW_ENTITIES_MAX: usize = 8;
-/// The longest time to live: a hundred years.
-pub const TTL_S_MAX: u64 = 3_155_760_000;
 
 /// Something that has features: a user, a package, a pair of both is two of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::ByteSize;
 use crate::project::check::Found;
 use crate::project::quote::abbreviated;
-use crate::project::vectors::is_variable;
+use crate::project::server_place::{Secret, ServerPlace};
 
 /// Where the values of features are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -83,67 +83,42 @@ pub enum FeatureEngine {
     Redis,
 }
 
-const POINTER: &str = "/features";
 /// What says something to Redis alone.
 const OF_REDIS: [&str; 3] = ["url", "url_env", "password_env"];
 
 /// Puts every broken rule of the table `features` into `found`.
 pub(in crate::project) fn check(table: Option<&Value>, found: &mut Found) {
     let Some(table) = table.and_then(Value::as_object) else { return };
-    let pointer = |name: &str| format!("{POINTER}/{name}");
-    let written = |name: &str, found: &Found| match table.get(name) {
-        Some(Value::String(text)) if !found.is_broken(&pointer(name)) => Some(text.clone()),
-        _ => None,
+    let engine = table.get("engine").map_or(Ok(FeatureEngine::default()), |it| serde_json::from_value(it.clone()));
+    let (name, takes, schemes): (_, &[&str], &[&str]) = match engine {
+        Ok(FeatureEngine::Redis) => ("redis", &OF_REDIS, &["redis://", "rediss://"]),
+        Ok(FeatureEngine::Redb) | Err(_) => ("redb", &[], &[]),
     };
-    if let Some(offline) = written("offline", found)
+    let place = ServerPlace {
+        table,
+        pointer: "/features",
+        engine: name,
+        takes,
+        schemes,
+        told_schemes: schemes,
+        variable: "HALNY_FEATURES_URL",
+    };
+    if let Some(offline) = place.written("offline", found)
         && let Some((scheme, rest)) = offline.split_once("://")
         && (scheme != "s3" || rest.starts_with('/') || rest.is_empty())
     {
-        let wrong = format!("{} is neither a folder nor a bucket", abbreviated(&offline));
-        found.value(&pointer("offline"), wrong, "write a folder, or s3://bucket/prefix".to_owned());
+        let wrong = format!("{} is neither a folder nor a bucket", abbreviated(offline));
+        found.value("/features/offline", wrong, "write a folder, or s3://bucket/prefix".to_owned());
     }
-    let engine = table.get("engine").map_or(Ok(FeatureEngine::default()), |it| serde_json::from_value(it.clone()));
-    let Ok(engine) = engine else { return };
-    if engine == FeatureEngine::Redb {
-        for name in OF_REDIS.into_iter().filter(|name| table.contains_key(*name)) {
-            let wrong = format!("`{name}` means nothing to the engine \"redb\"");
-            found.key(&pointer(name), wrong, "take it out, or write engine = \"redis\"".to_owned());
-        }
-        return;
-    }
-    for name in ["url_env", "password_env"] {
-        if let Some(variable) = written(name, found).filter(|variable| !is_variable(variable)) {
-            let wrong = format!("{} is no name of an environment variable", abbreviated(&variable));
-            let right = "write one of letters, digits and `_`, such as \"HALNY_FEATURES_URL\"".to_owned();
-            found.value(&pointer(name), wrong, right);
-        }
-    }
-    match (table.contains_key("url"), table.contains_key("url_env")) {
-        (false, false) => {
-            let wrong = "the engine \"redis\" needs to know where its server is".to_owned();
-            found.missing(POINTER, wrong, "write url = \"redis://...\", or url_env".to_owned());
-        }
-        (true, true) => {
-            let wrong = "`url` and `url_env` both say where the server is".to_owned();
-            found.key(&pointer("url_env"), wrong, "write one of them".to_owned());
-        }
-        _ => {}
-    }
-    if let Some(url) = written("url", found) {
-        check_url(&url, &pointer("url"), found);
+    if engine.is_ok() {
+        let instead = |_: &str| "take it out, or write engine = \"redis\"".to_owned();
+        place.check(&OF_REDIS, instead, password, found);
     }
 }
 
-fn check_url(url: &str, pointer: &str, found: &mut Found) {
-    let Some(rest) = ["redis://", "rediss://"].iter().find_map(|scheme| url.strip_prefix(scheme)) else {
-        // It may hold a password in the wrong place: it is not shown.
-        let wrong = "this is no URL of the engine \"redis\"".to_owned();
-        return found.value(pointer, wrong, "write one that begins with redis:// or rediss://".to_owned());
-    };
+/// The password of a URL of Redis, behind its scheme.
+fn password(rest: &str) -> Option<Secret> {
     let place = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if place.rsplit_once('@').is_some_and(|(user, _)| user.contains(':')) {
-        let wrong = "the URL holds a password, which does not belong into this file".to_owned();
-        let right = "take it out, and name the variable that holds it in password_env".to_owned();
-        found.value(pointer, wrong, right);
-    }
+    let has_password = place.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+    has_password.then_some(("a password", "password_env"))
 }

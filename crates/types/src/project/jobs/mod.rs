@@ -3,7 +3,7 @@
 mod model;
 mod rules;
 
-pub use model::{BACKOFF_MAX_MS, Command, JobKind, Jobs, Queue, Schedule, Webhook};
+pub use model::{Command, JobKind, Jobs, Queue, Schedule, Webhook};
 pub(super) use rules::check;
 
 /// The queue that every project has.

@@ -9,9 +9,6 @@ use serde_json::{Map, Value};
 use super::DEFAULT_QUEUE;
 use crate::QueueName;
 
-/// The longest pause between two tries: a day.
-pub const BACKOFF_MAX_MS: u64 = 86_400_000;
-
 /// How this server works on jobs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -6,7 +6,7 @@ use super::{BATCH_QUEUE, DEFAULT_QUEUE};
 use crate::project::check::Found;
 use crate::project::quote::abbreviated;
 use crate::project::rules::{items, unique_names};
-use crate::project::store::check_variable;
+use crate::project::server_place::{check_variable, is_variable};
 
 /// Puts every broken rule of jobs into `found`.
 pub(in crate::project) fn check(document: &Value, found: &mut Found) {
@@ -78,7 +78,7 @@ fn check_command(command: &Value, pointer: &str, found: &mut Found) {
     }
     let variables = command.get("env").and_then(Value::as_object);
     for name in variables.into_iter().flat_map(|variables| variables.keys()) {
-        if !crate::project::vectors::is_variable(name) {
+        if !is_variable(name) {
             let wrong = format!("{} is no name of an environment variable", abbreviated(name));
             let pointer = crate::project::locate::join(&format!("{pointer}/env"), name);
             found.key(&pointer, wrong, "write one of letters, digits and `_`".to_owned());
