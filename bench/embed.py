@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import re
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import machine
@@ -26,8 +22,9 @@ import plot
 import results
 from load import LoadError, Outcome
 from measures import CONCURRENCY, FULL, FULL_PLAN, QUICK_PLAN, Plan, Run
+from peers.cache import CACHE
 from peers.environments import PeerUnavailable
-from servers import ServerError, System
+from servers import ServerError, System, stop_on_sigterm
 from systems import BATCH, BENCH, PEERS, WAIT_MS, Layout, Setting, halny, layouts, peer_layouts
 
 _OWN_PARTS = ("bare", "halny", "packing", "half-load", "overload")
@@ -51,16 +48,15 @@ class Contender:
 def main() -> int:
     """Measures, prints, writes; 1 where something went wrong that makes the figures doubtful."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
-    cache = Path(os.environ.get("HALNY_CACHE") or Path.home() / ".cache" / "halny").expanduser().absolute()
+    stop_on_sigterm()
     plan = replace(QUICK_PLAN if arguments.quick else FULL_PLAN)
     if arguments.count:
         plan = replace(plan, texts=arguments.count)
     with tempfile.TemporaryDirectory(prefix="halny-bench-") as folder:
         setting = Setting(
-            arguments.binary.absolute(), cache / "models" / "minilm", arguments.precision, Path(folder), cache
+            arguments.binary.absolute(), CACHE / "models" / "minilm", arguments.precision, Path(folder), CACHE
         )
-        texts = _write_texts(arguments.texts or cache / "data" / "debian-descriptions.txt", plan, setting.scratch)
+        texts = _write_texts(arguments.texts or CACHE / "data" / "debian-descriptions.txt", plan, setting.scratch)
         run = Run(setting, plan, texts, measures.reference(setting, texts))
         result = _measure(run, _parts(arguments), arguments.quick)
     picture = plot.picture(result)
@@ -188,11 +184,6 @@ def _write_texts(source: Path, plan: Plan, folder: Path) -> Path:
     return target
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    # Servers are stopped on the way out.
-    raise SystemExit("ended by a signal")
-
-
 def _names(known: tuple[str, ...]) -> Callable[[str], list[str]]:
     def parse(text: str) -> list[str]:
         names = [name for name in text.split(",") if name]
@@ -202,12 +193,6 @@ def _names(known: tuple[str, ...]) -> Callable[[str], list[str]]:
         return names
 
     return parse
-
-
-def _result_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", text):
-        raise argparse.ArgumentTypeError("a name is made of a-z, 0-9, `.`, `_` and `-`")
-    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -221,7 +206,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--texts", type=Path, help="one text a line [default: Debian's descriptions]")
     parser.add_argument("--count", type=int, help="texts taken from the file")
     parser.add_argument("--quick", action="store_true", help="one short round, to try things out")
-    parser.add_argument("--keep", type=_result_name, metavar="NAME", help="keep the result as bench/results/NAME")
+    parser.add_argument(
+        "--keep", type=results.result_name, metavar="NAME", help="keep the result as bench/results/NAME"
+    )
     return parser
 
 

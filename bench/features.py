@@ -6,20 +6,13 @@ What is measured, and what each key of the last line means, stands in `README.md
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import re
-import signal
-import statistics
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -28,10 +21,12 @@ import pyarrow.parquet as pq
 
 import machine
 from load import LoadError, Outcome, Shape, drive
+from measures import median
 from peers import features_data as data
+from peers.children import free_port
 from processes import wait_for_quiet
-from results import Aim, machine_lines, table, write
-from servers import Request, Server, ServerError, System, free_port, running
+from results import Aim, machine_lines, result_name, table, write
+from servers import Request, Server, ServerError, System, asked, running, stop_on_sigterm
 
 SCHEMA = "halny-bench-features/1"
 BENCH = Path(__file__).resolve().parent
@@ -88,7 +83,7 @@ class Run:
 def main() -> int:
     """Measures, prints, writes; 1 where a figure is doubtful."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
+    stop_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="halny-bench-") as folder:
         result = _measure(arguments, Path(folder))
     _OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -116,7 +111,7 @@ def _measure(arguments: argparse.Namespace, scratch: Path) -> _Json:
     measured = {one.name: _rounds(run, one) for one in systems}
     result: _Json = {
         "schema": SCHEMA,
-        "machine": machine.describe(run.binary, _versions()),
+        "machine": machine.describe(run.binary, machine.versions(_PACKAGES)),
         "settings": {
             "features": FEATURES,
             "views": VIEWS,
@@ -161,19 +156,13 @@ def _condensed(run: Run, name: str, outcomes: list[Outcome]) -> _Json:
     if failed:
         run.problems.append(f"{name}: {failed} requests failed")
     figures = {name: [outcome.latency_ms(name) for outcome in outcomes] for name in ("p50", "p95", "p99", "max")}
-    cpu = [outcome.cpu_s_per_1000 for outcome in outcomes]
     return {
-        "requests_per_s": statistics.median(outcome.requests_per_s for outcome in outcomes),
-        **{f"{name}_ms": _median(values) for name, values in figures.items()},
-        "cpu_ms_per_request": _median(cpu),
+        "requests_per_s": median(outcome.requests_per_s for outcome in outcomes),
+        **{f"{name}_ms": median(values) for name, values in figures.items()},
+        "cpu_ms_per_request": median(outcome.cpu_s_per_1000 for outcome in outcomes),
         "foreign_share_max": max(round(outcome.foreign_share, 3) for outcome in outcomes),
         "rounds": [outcome.condensed() for outcome in outcomes],
     }
-
-
-def _median(values: list[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return statistics.median(there) if there else None
 
 
 def _request(body: _Json) -> Request:
@@ -225,7 +214,7 @@ source = {{ batch = {{ path = {json.dumps(str(file))} }} }}
 
 
 def _materialise(server: Server) -> None:
-    _post(server, "/materialize-incremental", {"end_ts": datetime.now(UTC).isoformat()})
+    asked("POST", f"{server.url}/materialize-incremental", {"end_ts": datetime.now(UTC).isoformat()})
 
 
 def _feast(run: Run, service: str) -> System:
@@ -247,7 +236,7 @@ def _compare(run: Run, name: str, server: Server) -> list[str]:
     """What is wrong with the server's answers, against the table itself."""
     numbers = np.random.default_rng(3).integers(0, run.plan.entities, _COMPARED).tolist()
     body = {**server.system.request.template, "entities": {data.KEY: numbers}}
-    answer = _post(server, "/get-online-features", body)
+    answer = asked("POST", f"{server.url}/get-online-features", body)
     names = [str(one).rpartition("__")[2] for one in answer["metadata"]["feature_names"]]
     found = dict(zip(names, (column["values"] for column in answer["results"])))
     wrong = []
@@ -257,19 +246,6 @@ def _compare(run: Run, name: str, server: Server) -> list[str]:
             if column not in (data.KEY, data.TIMESTAMP) and found.get(column) != rows[column].to_pylist():
                 wrong.append(f"{name}: the values of {column} are not those of the table")
     return wrong[:3]
-
-
-def _post(server: Server, path: str, body: _Json) -> Any:
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(server.url + path, data=json.dumps(body).encode(), headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as error:
-        said = error.read(2_000).decode(errors="replace")
-        raise ServerError(f"{server.system.name} answered {path} with {error.code}: {said}") from error
-    except (OSError, ValueError) as error:
-        raise ServerError(f"{server.system.name} did not answer {path}: {error!r}") from error
 
 
 def _keys(systems: _Json) -> dict[str, float]:
@@ -324,27 +300,12 @@ def _keep(result: _Json, name: str) -> None:
     write(folder / f"{name}.md", "\n".join(lines) + "\n")
 
 
-def _versions() -> dict[str, str]:
-    return {package: importlib.metadata.version(package) for package in _PACKAGES}
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    # Processes are stopped on the way out.
-    raise SystemExit("ended by a signal")
-
-
-def _result_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", text):
-        raise argparse.ArgumentTypeError("a name is made of a-z, 0-9, `.`, `_` and `-`")
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="One row of 250 features over HTTP, beside Feast's feature server.")
     parser.add_argument("--binary", type=Path, required=True, help="the release binary of halny")
     parser.add_argument("--alone", action="store_true", help="without Feast")
     parser.add_argument("--quick", action="store_true", help="one short round, to try things out")
-    parser.add_argument("--keep", type=_result_name, metavar="NAME", help="keep the result as bench/results/NAME")
+    parser.add_argument("--keep", type=result_name, metavar="NAME", help="keep the result as bench/results/NAME")
     return parser
 
 

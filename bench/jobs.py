@@ -6,9 +6,7 @@ What is measured, and what each key of the last line means, stands in `README.md
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +15,8 @@ from typing import Any
 
 import machine
 from jobs import meanwhile, report
-from results import write
+from peers.cache import CACHE
+from results import result_name, write
 
 BENCH = Path(__file__).resolve().parent
 sys.path.append(str(BENCH / "peers"))
@@ -29,10 +28,9 @@ _Json = dict[str, Any]
 def main() -> int:
     """Measures, prints, writes; 1 where the product itself could not be measured."""
     arguments = _parser().parse_args()
-    cache = Path(os.environ.get("HALNY_CACHE") or Path.home() / ".cache" / "halny").expanduser().absolute()
     result: _Json = {
         "schema": report.SCHEMA,
-        "machine": machine.describe(arguments.binary, _versions()),
+        "machine": machine.describe(arguments.binary, machine.versions(_PACKAGES)),
         "settings": {"jobs": arguments.jobs, "rate": arguments.rate, "seconds": arguments.seconds},
         "rounds": [],
         "meanwhile": None,
@@ -42,7 +40,7 @@ def main() -> int:
         report.say(f"round {number + 1} of {arguments.rounds}")
         result["rounds"].append(_round(arguments, result["problems"]))
     with tempfile.TemporaryDirectory(prefix="halny-bench-") as folder:
-        result["meanwhile"] = meanwhile.measured(arguments.binary, cache, Path(folder), arguments.rows, report.say)
+        result["meanwhile"] = meanwhile.measured(arguments.binary, CACHE, Path(folder), arguments.rows, report.say)
     result["keys"] = report.keys(result)
     _OUTPUT.mkdir(parents=True, exist_ok=True)
     write(_OUTPUT / "jobs.json", json.dumps(result, indent=1) + "\n")
@@ -78,12 +76,11 @@ def _round(arguments: argparse.Namespace, problems: list[str]) -> _Json:
 
 def _on_postgres(arguments: argparse.Namespace, asked: list[str], problems: list[str]) -> _Json:
     """Halny on the PostgreSQL that procrastinate has: the same programs, the same settings."""
-    from jobs_procrastinate import PROGRAMS, SETTINGS
-    from postgres_server import Server
+    from postgres_server import PROGRAMS, SETTINGS, Server
 
     report.say("  halny on PostgreSQL")
     with tempfile.TemporaryDirectory(prefix="halny-bench-") as folder:
-        server = Server(Path(folder), PROGRAMS.absolute(), SETTINGS)
+        server = Server(Path(folder), PROGRAMS, SETTINGS)
         try:
             server.connect().close()
             told = _told([str(arguments.measure), f"postgres://bench@localhost/postgres?host={folder}", *asked])
@@ -106,16 +103,6 @@ def _told(command: list[str]) -> _Json | str:
     return dict(json.loads(ended.stdout.splitlines()[-1]))
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", type=Path, required=True, help="the release build of halny")
@@ -125,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=10.0, help="for so long")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=20_000, help="texts that a job embeds while others wait")
-    parser.add_argument("--keep", help="a name under which the result is kept in bench/results")
+    parser.add_argument("--keep", type=result_name, metavar="NAME", help="keep the result as bench/results/NAME")
     return parser
 
 

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import machine
+from peers.cache import CACHE
+from results import result_name
+from servers import ServerError, running, stop_on_sigterm
 from streaming import picture, report
 from streaming.asks import SCALE, Texts
 from streaming.streams import Ask, StreamError, Told, closed_loop, stream, together
 from streaming.systems import CELLS, MODEL, RUNNING, Setting, halny, llama_server
-from servers import ServerError, System, running
 
 BENCH = Path(__file__).resolve().parent
 _OUTPUT = BENCH.parent / "target" / "bench"
@@ -35,13 +37,13 @@ _Json = dict[str, Any]
 def main() -> int:
     """Measures, prints, writes; 1 where something went wrong that makes the figures doubtful."""
     arguments = _parser().parse_args()
-    cache = Path(os.environ.get("HALNY_CACHE") or Path.home() / ".cache" / "halny").expanduser().absolute()
+    stop_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="halny-bench-") as folder:
         setting = Setting(
             arguments.binary.absolute(),
             arguments.peer.absolute(),
-            cache / "models" / "gemma3-270m" / "model.gguf",
-            cache / "data" / "debian-descriptions.txt",
+            CACHE / "models" / "gemma3-270m" / "model.gguf",
+            CACHE / "data" / "debian-descriptions.txt",
             Path(folder),
             arguments.threads or len(os.sched_getaffinity(0)),
             arguments.device,
@@ -195,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu or cuda:0 (cpu)")
     parser.add_argument("--only", nargs="*", choices=("a", "b", "c"), help="parts to measure (all)")
     parser.add_argument("--quick", action="store_true", help="one round of few requests: whether it works at all")
-    parser.add_argument("--keep", metavar="NAME", help="keep the result as bench/results/NAME")
+    parser.add_argument("--keep", type=result_name, metavar="NAME", help="keep the result as bench/results/NAME")
     return parser
 
 

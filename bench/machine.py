@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def describe(binary: Path, others: dict[str, str] | None = None) -> dict[str, An
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{_system()}, Linux {platform.release()}",
         "python": platform.python_version(),
-        "versions": {"halny": _halny(binary), **(_versions() if others is None else others)},
+        "versions": {"halny": _halny(binary), **(versions(_PACKAGES) if others is None else others)},
         "commit": _commit(),
     }
 
@@ -69,9 +70,10 @@ def llama_cpp(server: Path) -> str:
     return f"b{found[1]}" if found else "unknown"
 
 
-def _versions() -> dict[str, str]:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of Python packages, those that are installed."""
     found = {}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +71,14 @@ def keys(result: Result) -> dict[str, float]:
     bare, systems = result.get("bare") or {}, result["systems"]
     ours = _at_full(systems, "halny", "requests_per_s")
     found: dict[str, float | None] = {
-        "server_tax": _ratio(_at_full(systems, "halny", "cpu_s_per_1000"), bare.get("cpu_s_per_1000")),
-        "packing_gain": _ratio(ours, _at_full(systems, "halny-arrival", "requests_per_s")),
+        "server_tax": ratio(_at_full(systems, "halny", "cpu_s_per_1000"), bare.get("cpu_s_per_1000")),
+        "packing_gain": ratio(ours, _at_full(systems, "halny-arrival", "requests_per_s")),
         "p95_over_p50_half_load": (result.get("half_load") or {}).get("ratio"),
         "goodput_overload": (result.get("overload") or {}).get("goodput_over_capacity"),
     }
     for name in systems:
         if not name.startswith("halny"):
-            found[f"vs_{name}"] = _ratio(ours, _at_full(systems, name, "requests_per_s"))
+            found[f"vs_{name}"] = ratio(ours, _at_full(systems, name, "requests_per_s"))
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -111,7 +113,7 @@ def tables(result: Result) -> str:
     if result.get("bare_orders"):
         parts.append(_orders_table(result))
     if result["aims"]:
-        parts.append(_aims_table(result))
+        parts.append(aims_table(result["aims"]))
     if result["problems"]:
         parts.append("Problems:\n" + "\n".join(f"- {problem}" for problem in result["problems"]))
     return "\n\n".join(parts)
@@ -148,6 +150,13 @@ def machine_lines(machine: Result) -> list[str]:
         f"- {machine['system']}, Python {machine['python']}",
         f"- {versions}; commit {machine['commit']}",
     ]
+
+
+def result_name(text: str) -> str:
+    """A name under which a result is kept, of a command line."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", text):
+        raise argparse.ArgumentTypeError("a name is made of a-z, 0-9, `.`, `_` and `-`")
+    return text
 
 
 def write(path: Path, text: str) -> None:
@@ -190,11 +199,12 @@ def _orders_table(result: Result) -> str:
     return table(rows)
 
 
-def _aims_table(result: Result) -> str:
+def aims_table(aims: list[Result]) -> str:
+    """Every promise beside its figure; nothing where none was measured."""
     rows = [["figure", "value", "aim", "met"]]
-    for aim in result["aims"]:
+    for aim in aims:
         rows.append([aim["name"], _number(aim["value"], 2), aim["aim"], "yes" if aim["met"] else "no"])
-    return table(rows)
+    return table(rows) if aims else ""
 
 
 def table(rows: list[list[str]]) -> str:
@@ -211,7 +221,8 @@ def _at_full(systems: Result, name: str, figure: str) -> float | None:
     return value
 
 
-def _ratio(above: float | None, below: float | None) -> float | None:
+def ratio(above: float | None, below: float | None) -> float | None:
+    """One over the other, where both were measured."""
     return above / below if above and below else None
 
 

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,10 +13,14 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
+
+from peers.children import free_port, stop
 
 _START_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 20.0
+_ASK_TIMEOUT_S = 120.0
 _LOG_TAIL_BYTES = 2000
 
 
@@ -88,6 +91,29 @@ class Server:
             raise ServerError(f"{self.system.name} gave no vector: {error!r}") from error
 
 
+def asked(method: str, url: str, body: Any = None) -> Any:
+    """What a server answers to a request with a body of JSON, or with none."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=_ASK_TIMEOUT_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        said = error.read(_LOG_TAIL_BYTES).decode(errors="replace")
+        raise ServerError(f"{method} {url} was answered with {error.code}: {said}") from error
+    except (OSError, ValueError) as error:
+        raise ServerError(f"{method} {url} was not answered: {error!r}") from error
+
+
+def stop_on_sigterm() -> None:
+    """Has SIGTERM end this process as an exception does: servers are stopped on the way out."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit("ended by a signal")
+
+
 @contextlib.contextmanager
 def running(system: System, logs: Path) -> Iterator[Server]:
     """Starts the server, yields it when it is ready, stops it and what it started in any case."""
@@ -116,13 +142,6 @@ def running(system: System, logs: Path) -> Iterator[Server]:
         _stop(process)
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:
     deadline_s = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline_s:
@@ -138,12 +157,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str, name: str, log
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    stop(process, _STOP_TIMEOUT_S)
     # The process led a group of its own: workers that outlived it are in there, and nobody else.
     with contextlib.suppress(ProcessLookupError):
         deadline_s = time.monotonic() + _STOP_TIMEOUT_S

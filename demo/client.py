@@ -26,6 +26,12 @@ class Answer:
         """The body as JSON."""
         return json.loads(self.body)
 
+    def wanted(self, what: str) -> Any:
+        """The body as JSON of a success; anything else is an error that tells `what` was asked for."""
+        if self.status != 200:
+            raise RuntimeError(f"{what} was answered with {self.status}: {self.body.decode()[:500]}")
+        return self.json()
+
 
 @dataclass
 class Written:
@@ -74,24 +80,18 @@ class Client:
         """Vectors of texts, in order."""
         request = {"model": "minilm", "input": texts}
         answer = self.post("/v1/embeddings", json.dumps(request).encode(), **headers)
-        if answer.status != 200:
-            raise RuntimeError(f"embeddings were answered with {answer.status}: {answer.body.decode()}")
-        return [one["embedding"] for one in answer.json()["data"]]
+        return [one["embedding"] for one in answer.wanted("a request for embeddings")["data"]]
 
     def classify(self, image: bytes) -> dict[str, Any]:
         """Label and scores of an image file."""
         answer = self.post("/halny/v1/classify?model=nsfw", image, "image/png")
-        if answer.status != 200:
-            raise RuntimeError(f"the image was answered with {answer.status}: {answer.body.decode()}")
-        result: dict[str, Any] = answer.json()["results"][0]
+        result: dict[str, Any] = answer.wanted("the image")["results"][0]
         return result
 
     def complete(self, prompt: str, max_tokens: int) -> dict[str, Any]:
         """A prompt's most probable continuation, with what was counted."""
         answer = self.post("/v1/completions", json.dumps(_completion(prompt, max_tokens)).encode())
-        if answer.status != 200:
-            raise RuntimeError(f"the prompt was answered with {answer.status}: {answer.body.decode()}")
-        result: dict[str, Any] = answer.json()
+        result: dict[str, Any] = answer.wanted("the prompt")
         return result
 
     def stream(self, prompt: str, max_tokens: int, show: Callable[[str], None]) -> Written:

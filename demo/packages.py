@@ -112,9 +112,7 @@ class Answered:
 def ask(client: Client, question: str) -> Answered:
     """A question to the route that the demo's project file declares."""
     answer = client.post("/ask", json.dumps({"question": question}).encode())
-    if answer.status != 200:
-        raise RuntimeError(f"the question was answered with {answer.status}: {answer.body.decode()[:500]}")
-    body = answer.json()
+    body = answer.wanted("the question")
     return Answered(body["answer"].strip(), body["packages"], answer.headers.get("server-timing", ""))
 
 
@@ -125,9 +123,7 @@ LOOKS = 8
 def recommend(client: Client, user: str) -> dict[str, Any]:
     """What the route `recommend` says to a user."""
     answer = client.post("/recommend", json.dumps({"user": user}).encode())
-    if answer.status != 200:
-        raise RuntimeError(f"recommendations were answered with {answer.status}: {answer.body.decode()[:500]}")
-    recommended: dict[str, Any] = answer.json()
+    recommended: dict[str, Any] = answer.wanted("a request for recommendations")
     return recommended
 
 
@@ -137,15 +133,10 @@ def look(client: Client, user: str, package: int) -> None:
     recent = [package, *(known for known in before["recent"] if known != package)][:LOOKS]
     row = {"user_id": [user], "recent": [recent], "count": [before["looks"] + 1]}
     body = {"push_source_name": "looks", "df": row, "to": "online_and_offline"}
-    answer = client.post("/push", json.dumps(body).encode())
-    if answer.status != 200:
-        raise RuntimeError(f"the event was answered with {answer.status}: {answer.body.decode()[:500]}")
+    client.post("/push", json.dumps(body).encode()).wanted("the event")
 
 
 def asked(client: Client, method: str, path: str, body: Any = None, **headers: str) -> Any:
     """What the server answers to a request of Qdrant's REST API; an error is one here too."""
     content = None if body is None else json.dumps(body).encode()
-    answer = client.send(method, path, content, **headers)
-    if answer.status != 200:
-        raise RuntimeError(f"{method} {path} was answered with {answer.status}: {answer.body.decode()[:500]}")
-    return answer.json()["result"]
+    return client.send(method, path, content, **headers).wanted(f"{method} {path}")["result"]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import projects
-from server import CACHE, Server, free_ports, wait_for
+from server import CACHE, wait_for
 
 #: All of them, by the names that projects use.
 ENGINES = ("embedded", "postgres", "qdrant")
@@ -46,8 +46,7 @@ def settings(engine: str, folder: Path) -> Iterator[projects.Table]:
 @contextlib.contextmanager
 def _cluster(folder: Path) -> Iterator[str]:
     """Another Halny server, in the place of a Qdrant cluster; gives its URL."""
-    ports = free_ports(2)
-    with Server(projects.write(folder, [], ports=(ports[0], ports[1])), (ports[0], ports[1])) as server:
+    with projects.start(folder, []) as server:
         yield server.url
 
 

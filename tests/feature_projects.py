@@ -6,13 +6,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import projects
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, PushSource, RepoConfig
 from feast import RequestSource, ValueType
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
-from server import Server, free_ports
+from server import Server
 
 #: The views and services that both sides know.
 DEFINITIONS = """
@@ -68,24 +69,9 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-def start(folder: Path, definitions: str = DEFINITIONS, settings: str = "", server: str = "", **more: str) -> Server:
+def start(folder: Path, definitions: str = DEFINITIONS, settings: str = "", **variables: str) -> Server:
     """A server of these features, on redb unless `settings` says otherwise; use it in a `with` statement."""
-    ports = free_ports(2)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = f"""
-[server]
-address = "127.0.0.1:{ports[0]}"
-admin_address = "127.0.0.1:{ports[1]}"
-{server}
-[cache]
-folder = {str(folder / "cache")!r}
-[features]
-{settings}
-{definitions}
-"""
-    path = folder / "halny.toml"
-    path.write_text(text, encoding="utf-8")
-    return Server(path, (ports[0], ports[1]), **more)
+    return projects.serve(projects.write(folder, [], more=f"[features]\n{settings}\n{definitions}"), **variables)
 
 
 def write_stats(folder: Path, file: str = "first", /, **columns: list[Any]) -> Path:

@@ -56,9 +56,7 @@ def write(
 
 def start(folder: Path, models: list[Table], **server: Any) -> Server:
     """Writes a project and starts a server for it; use it in a `with` statement."""
-    ports = free_ports(2)
-    path = write(folder, models, ports=(ports[0], ports[1]), **server)
-    return Server(path, (ports[0], ports[1]))
+    return serve(write(folder, models, **server))
 
 
 def serve(path: Path, **variables: str) -> Server:

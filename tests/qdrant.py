@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 from qdrant_client import QdrantClient
@@ -23,7 +23,7 @@ from qdrant_client.http.exceptions import UnexpectedResponse
 
 import engines
 import projects
-from server import Server, free_ports
+from server import Server
 
 T = TypeVar("T")
 
@@ -42,16 +42,7 @@ def start(
 
     `vectors` says what keeps its collections, where that is not the folder.
     """
-    port, admin_port = ports or cast(tuple[int, int], tuple(free_ports(2)))
-    folder.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, projects.Table] = {
-        "server": {"address": f"127.0.0.1:{port}", "admin_address": f"127.0.0.1:{admin_port}"} | server,
-        "cache": {"folder": str(folder / "cache")},
-        "vectors": vectors or {"folder": str(folder / "vectors")},
-    }
-    path = folder / "halny.toml"
-    path.write_text(projects.render(tables, []), encoding="utf-8")
-    return Server(path, (port, admin_port))
+    return projects.start(folder, [], ports=ports, vectors=vectors or {"folder": str(folder / "vectors")}, **server)
 
 
 def connect(server: Server) -> QdrantClient:
@@ -114,8 +105,7 @@ def pair(folder: Path, engine: str = "embedded") -> Iterator[Pair]:
     with engines.settings(engine, folder) as vectors, start(folder, vectors=vectors) as server:
         with contextlib.closing(connect(server)) as tested, contextlib.closing(QdrantClient(":memory:")) as oracle:
             yield Pair(oracle, tested, engine)
-        assert server.stop() == 0
-        assert "panicked" not in server.log()
+        server.end()
 
 
 def refused(client: QdrantClient, call: Callable[..., object], status: int, *texts: object) -> str:

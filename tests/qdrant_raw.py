@@ -34,8 +34,7 @@ def attacked(folder: Path) -> Iterator[Server]:
             schema = {"field_name": key, "field_schema": "integer"}
             send(server, "PUT", "/collections/small/index?wait=true", schema)
         yield server
-        assert server.stop() == 0
-        assert "panicked" not in server.log()
+        server.end()
         assert {path.name for path in folder.iterdir() if path.is_dir()} <= {"cache", "store", "vectors"}
 
 

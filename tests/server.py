@@ -30,10 +30,15 @@ def environment(**more: str) -> dict[str, str]:
     return base | {"HALNY_ONNXRUNTIME": str(LIBRARY), "NO_COLOR": "1"} | more
 
 
-def serve_in_vain(project: Path) -> subprocess.CompletedProcess[str]:
+def halny(*arguments: str | Path, timeout_s: float = PATIENCE_S, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command of the binary that is over, with what it said."""
+    command, env = [BINARY, *arguments], environment(**variables)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def serve_in_vain(project: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """A server that is expected to end by itself, with what it said."""
-    command = [BINARY, "serve", "--project", project]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+    return halny("serve", "--project", project, **variables)
 
 
 def free_ports(count: int) -> list[int]:
@@ -94,6 +99,11 @@ class Server:
             self.kill()
         self._forget()
 
+    @property
+    def openai(self) -> dict[str, Any]:
+        """What the unmodified `openai` client is made with, to ask this server once."""
+        return {"base_url": f"{self.url}/v1", "api_key": "none", "max_retries": 0}
+
     def wait_until_ready(self) -> Self:
         """Returns when `/health` says ready."""
 
@@ -129,6 +139,12 @@ class Server:
         code = self.exit_code()
         self._forget()
         return code
+
+    def end(self) -> None:
+        """SIGTERM at the end of a test: the server has to end well, and to have had no panic until then."""
+        code = self.stop()
+        assert code == 0, f"the server ended with {code}:\n{self.log()[-4000:]}"
+        assert "panicked" not in self.log(), f"a thread panicked; {self.log_path} says where"
 
     def kill(self) -> None:
         """Ends the process without asking."""

@@ -29,6 +29,16 @@ class Bucket:
     access_key: str
     secret_key: str
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """What tells a server of it."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": self.region,
+            "AWS_ENDPOINT_URL": self.endpoint,
+        }
+
 
 @contextlib.contextmanager
 def valkey(folder: Path, port: int | None = None, **settings: str) -> Iterator[str]:

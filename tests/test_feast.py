@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import stores
 from feast import FeatureStore
 from feast.data_source import PushMode
 from feature_projects import now
-from server import BINARY, Server, environment, wait_for
+from server import Server, halny, wait_for
 
 _STATS = ["rate", "score", "trips", "small", "name", "ok", "seen", "vec", "tags"]
 
@@ -74,8 +73,7 @@ def shop(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     def run(settings: str) -> Iterator[Shop]:
         with projects.start(folder, settings=settings) as server:
             yield Shop(folder, server, projects.client(folder, server, stats))
-            assert server.stop() == 0
-            assert "panicked" not in server.log()
+            server.end()
 
     if request.param == "redb":
         yield from run("")
@@ -439,8 +437,7 @@ def test_replay_finds_no_skew_and_a_skew_that_there_is(read: Shop) -> None:
         read.online(service, driver_id=[1, 2], add=[10, 20])
 
     def replay() -> str:
-        command = [str(BINARY), "features", "replay", "svc", "--project", str(read.folder)]
-        ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
+        ended = halny("features", "replay", "svc", "--project", read.folder)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout
 

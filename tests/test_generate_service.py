@@ -31,7 +31,7 @@ from writing import (
 
 
 def asking(writer: Server) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=f"{writer.url}/v1", api_key="none", max_retries=0)
+    return openai.AsyncOpenAI(**writer.openai)
 
 
 # Giving up

@@ -22,7 +22,7 @@ import projects
 import pytest
 import requests
 import work
-from server import BINARY, Server, environment, wait_for
+from server import Server, halny, serve_in_vain, wait_for
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 
@@ -94,8 +94,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         path = projects.write(folder / "project", [], more=place.text + QUEUES + limited)
         with projects.serve(path, SECRET_OF_THE_SERVER="hush", **place.variables) as server:
             yield server
-            assert server.stop() == 0
-            assert "panicked" not in server.log()
+            server.end()
 
 
 def command(server: Server, name: str, given: Any = None, **more: Any) -> dict[str, Any]:
@@ -203,36 +202,33 @@ def test_a_running_program_is_cancelled_with_all_its_processes(served: Server) -
     assert again.status_code == 409
 
 
-def halny(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    place = ["--admin-address", f"127.0.0.1:{server.admin_port}"]
-    return subprocess.run(
-        [BINARY, "jobs", *place, *arguments], env=environment(), capture_output=True, text=True, timeout=120, check=False
-    )
+def jobs(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return halny("jobs", "--admin-address", f"127.0.0.1:{server.admin_port}", *arguments)
 
 
 def test_the_command_line_shows_and_acts(served: Server) -> None:
-    done = halny(served, "submit", "command", '{"command": "echo", "input": [1]}', "--follow")
+    done = jobs(served, "submit", "command", '{"command": "echo", "input": [1]}', "--follow")
     assert done.returncode == 0, done.stderr
     name, _, result = done.stdout.partition("\n")
     assert json.loads(result) == {"got": [1]}
-    assert json.loads(halny(served, "show", name).stdout)["state"] == "done"
-    listed = halny(served, "list", "--kind", "command", "--state", "done")
+    assert json.loads(jobs(served, "show", name).stdout)["state"] == "done"
+    listed = jobs(served, "list", "--kind", "command", "--state", "done")
     assert name in listed.stdout and "echo" not in listed.stderr
-    assert len(json.loads(halny(served, "list", "--limit", "2", "--json").stdout)) == 2
+    assert len(json.loads(jobs(served, "list", "--limit", "2", "--json").stdout)) == 2
 
-    dead = halny(served, "submit", "command", '{"command": "fail"}', "--queue", "quick", "--follow")
+    dead = jobs(served, "submit", "command", '{"command": "fail"}', "--queue", "quick", "--follow")
     assert dead.returncode == 1 and "no luck" in dead.stderr
     name = dead.stdout.strip()
-    assert name in halny(served, "dead", "quick").stdout
-    assert halny(served, "retry", name).stdout.strip() in ("ready", "running", "delayed")
+    assert name in jobs(served, "dead", "quick").stdout
+    assert jobs(served, "retry", name).stdout.strip() in ("ready", "running", "delayed")
     work.until(served, name, "dead")
-    assert "are tried again" in halny(served, "dead", "quick", "--retry").stdout
+    assert "are tried again" in jobs(served, "dead", "quick", "--retry").stdout
     work.until(served, name, "dead")
-    assert "forgotten" in halny(served, "dead", "quick", "--purge").stdout
-    assert halny(served, "show", name).returncode == 1
+    assert "forgotten" in jobs(served, "dead", "quick", "--purge").stdout
+    assert jobs(served, "show", name).returncode == 1
 
-    assert halny(served, "cancel", "none").returncode == 1
-    assert "quick" in halny(served, "queues").stdout
+    assert jobs(served, "cancel", "none").returncode == 1
+    assert "quick" in jobs(served, "queues").stdout
 
 
 def test_a_drained_queue_starts_nothing_until_it_is_resumed(served: Server) -> None:
@@ -240,13 +236,13 @@ def test_a_drained_queue_starts_nothing_until_it_is_resumed(served: Server) -> N
     work.until(served, running["id"], "running")
     waiting = command(served, "echo", queue="narrow")
     # Waits for what runs.
-    assert halny(served, "drain", "narrow").returncode == 0
+    assert jobs(served, "drain", "narrow").returncode == 0
     assert work.job(served, running["id"])["state"] == "done"
     assert work.job(served, waiting["id"])["state"] == "ready"
-    assert "drained" in halny(served, "queues").stdout
-    assert halny(served, "resume", "narrow").returncode == 0
+    assert "drained" in jobs(served, "queues").stdout
+    assert jobs(served, "resume", "narrow").returncode == 0
     work.until(served, waiting["id"], "done")
-    assert halny(served, "drain", "none").returncode == 1
+    assert jobs(served, "drain", "none").returncode == 1
 
 
 def test_metrics_tell_where_queues_stand(served: Server) -> None:
@@ -338,16 +334,11 @@ def test_the_metadata_moves_to_another_database_with_nothing_lost(tmp_path: Path
         ).json()
         assert server.stop() == 0
     with engines.postgres() as url:
-        moved = subprocess.run(
-            [BINARY, "store", "migrate", "--project", path, "--to", url],
-            env=environment(), capture_output=True, text=True, timeout=120, check=False,
-        )
+        moved = halny("store", "migrate", "--project", path, "--to", url)
         assert moved.returncode == 0, moved.stderr
         assert "engine = \"postgres\"" in moved.stdout and " 21 " in moved.stdout
         # The old one is used by nobody any more.
-        refused = subprocess.run(
-            [BINARY, "serve", "--project", path], env=environment(), capture_output=True, text=True, timeout=60, check=False
-        )
+        refused = serve_in_vain(path)
         assert refused.returncode == 1 and "was moved to PostgreSQL" in refused.stderr + refused.stdout
         text = path.read_text() + f'\n[store]\nengine = "postgres"\nurl = "{url}"\nblobs = "store/blobs"\n'
         path.write_text(text)
@@ -359,10 +350,7 @@ def test_the_metadata_moves_to_another_database_with_nothing_lost(tmp_path: Path
             assert content.content == b"abc"
             assert work.until(server, command(server, "echo", "new")["id"], "done")["result"] == {"got": "new"}
             assert server.stop() == 0
-        again = subprocess.run(
-            [BINARY, "store", "migrate", "--project", path, "--to", url],
-            env=environment(), capture_output=True, text=True, timeout=60, check=False,
-        )
+        again = halny("store", "migrate", "--project", path, "--to", url)
         assert again.returncode == 1 and "there already" in again.stderr
 
 
@@ -373,7 +361,5 @@ def test_a_project_whose_jobs_cannot_be_kept_does_not_start(tmp_path: Path) -> N
         ('[store]\nengine = "postgres"\nurl = "postgres://nobody@127.0.0.1:1/none"\n', "store"),
     ):
         path = projects.write(tmp_path, [], more=more)
-        ended = subprocess.run(
-            [BINARY, "serve", "--project", path], env=environment(), capture_output=True, text=True, timeout=60, check=False
-        )
+        ended = serve_in_vain(path)
         assert ended.returncode == 1 and says in ended.stderr + ended.stdout, ended.stderr

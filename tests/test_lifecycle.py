@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import itertools
 import json
-import os
 import re
 import resource
 import select
@@ -25,7 +24,7 @@ import requests
 
 import projects
 from conftest import MINILM, Tiny
-from server import BINARY, Server, environment, wait_for
+from server import LIBRARY, Server, halny, serve_in_vain, wait_for
 from tiny_models import TinyText, sentences
 
 
@@ -347,13 +346,9 @@ def test_a_model_that_is_being_loaded_is_not_unknown(tmp_path: Path, tiny: Tiny)
         server.kill()
 
 
-def failed_start(
-    folder: Path, models: list[projects.Table], *, env: dict[str, str] | None = None, **server: Any
-) -> str:
+def failed_start(folder: Path, models: list[projects.Table], *, library: Path = LIBRARY, **server: Any) -> str:
     """What the binary says when it refuses to start."""
-    path = projects.write(folder, models, **server)
-    command = [str(BINARY), "serve", "--project", str(path)]
-    done = subprocess.run(command, env=env or environment(), capture_output=True, text=True, timeout=120)
+    done = serve_in_vain(projects.write(folder, models, **server), HALNY_ONNXRUNTIME=str(library))
     assert done.returncode != 0
     assert "panicked" not in done.stderr
     return done.stderr
@@ -379,7 +374,7 @@ def test_a_library_that_does_not_serve_is_refused_with_the_version_wanted(
     elif library == "another":
         path = next(Path("/usr/lib").rglob("libstdc++.so.6"))
     model = projects.model("tiny", tiny.embed.folder, "embed")
-    said = failed_start(tmp_path / "project", [model], env=environment(HALNY_ONNXRUNTIME=str(path)))
+    said = failed_start(tmp_path / "project", [model], library=path)
     assert re.search(r"ONNX Runtime 1\.\d+ or newer is wanted", said)
     assert "make setup" in said
 
@@ -398,7 +393,7 @@ def test_a_library_that_is_too_old_is_refused_by_its_version(tmp_path: Path, tin
     library = tmp_path / "libonnxruntime.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     model = projects.model("tiny", tiny.embed.folder, "embed")
-    said = failed_start(tmp_path / "project", [model], env=environment(HALNY_ONNXRUNTIME=str(library)))
+    said = failed_start(tmp_path / "project", [model], library=library)
     assert "1.3.0" in said
     assert "too old" in said
 
@@ -410,13 +405,8 @@ def test_a_taken_port_is_named(tmp_path: Path, tiny: Tiny, server: Server) -> No
     assert "server.address" in said
 
 
-def check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [str(BINARY), "check", *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment())
-
-
 def test_check_accepts_the_demo_project() -> None:
-    done = check(Path(__file__).resolve().parents[1] / "demo" / "halny.toml")
+    done = halny("check", Path(__file__).resolve().parents[1] / "demo" / "halny.toml")
     assert done.returncode == 0, done.stderr
     assert "3 models" in done.stdout
 
@@ -440,7 +430,7 @@ def test_check_accepts_the_demo_project() -> None:
 )
 def test_check_names_file_line_and_fix(tmp_path: Path, text: str, line: int, words: list[str]) -> None:
     (tmp_path / "halny.toml").write_text(text)
-    done = check(tmp_path)
+    done = halny("check", tmp_path)
     assert done.returncode != 0
     assert f"halny.toml:{line}" in done.stderr, done.stderr
     for word in words:
@@ -449,12 +439,12 @@ def test_check_names_file_line_and_fix(tmp_path: Path, text: str, line: int, wor
 
 def test_check_names_every_problem_at_once(tmp_path: Path) -> None:
     (tmp_path / "halny.toml").write_text("[server]\nadress = 1\nmax_body = 5\ncpu_threads = 0\n")
-    done = check(tmp_path)
+    done = halny("check", tmp_path)
     assert len({*re.findall(r"halny\.toml:(\d+)", done.stderr)}) == 3, done.stderr
 
 
 def test_the_schema_is_json_whose_references_resolve() -> None:
-    done = check("--schema")
+    done = halny("check", "--schema")
     assert done.returncode == 0
     schema = json.loads(done.stdout)
     assert "json-schema.org" in schema["$schema"]
@@ -466,11 +456,8 @@ def test_the_schema_is_json_whose_references_resolve() -> None:
 
 
 def test_the_idle_connections_of_halny_bench_are_held(server: Server) -> None:
-    url = server.url
-    command = [str(BINARY), "bench", url, "--model", "tiny", "--duration", "1", "--warm-up", "0.2"]
-    command += ["--connections", "4", "--idle-connections", "500", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=dict(os.environ))
+    load = ["--model", "tiny", "--duration", "1", "--warm-up", "0.2", "--connections", "4"]
+    done = halny("bench", server.url, *load, "--idle-connections", "500", "--json")
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    found = json.dumps(report)
-    assert '"connections_open_at_end": 500' in found or '"connections_open_at_end":500' in found
+    idle = {"connections_wanted": 500, "connections_opened": 500, "connections_open_at_end": 500}
+    assert json.loads(done.stdout)["idle"] == idle

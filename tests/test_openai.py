@@ -24,7 +24,7 @@ INT8 = {"x-halny-profile": "int8"}
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    return openai.OpenAI(**server.openai)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_requests_that_share_batches_get_their_own_answers(server: Server, tiny:
     expected = np.stack([tiny.embed.embedding(text) for text in texts])
 
     async def ask_all() -> list[Any]:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(**server.openai) as client:
             return await asyncio.gather(*(client.embeddings.create(model="tiny", input=text) for text in texts))
 
     before = server.metric("halny_batch_items_count", model="tiny")
@@ -174,7 +174,7 @@ def test_a_text_over_the_limit_is_refused_with_both_numbers(client: openai.OpenA
 
 def test_an_overload_says_when_to_come_back(server: Server) -> None:
     async def ask_all() -> list[Any]:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        async with openai.AsyncOpenAI(**server.openai) as client:
             asked = (client.embeddings.create(model="narrow", input=text) for text in sentences(64))
             return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -203,7 +203,7 @@ def test_what_waiting_cannot_help_is_not_told_to_come_back(
 
 def test_the_clients_own_retries_get_through_an_overload(server: Server) -> None:
     async def ask_all() -> list[Any]:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=50) as client:
+        async with openai.AsyncOpenAI(**(server.openai | {"max_retries": 50})) as client:
             texts = sentences(32)
             return await asyncio.gather(*(client.embeddings.create(model="narrow", input=text) for text in texts))
 

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 import projects
 from conftest import Tiny
 from pictures import encoded, landscape
-from server import CACHE, Server, free_ports, wait_for
+from server import CACHE, Server, wait_for
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _GEMMA = CACHE / "models" / "gemma3-270m"
@@ -361,15 +361,11 @@ answer = "${answer.text}"
 
 
 def test_it_answers_by_a_route_of_the_project_token_by_token(browser: Browser, tiny: Tiny, tmp_path: Path) -> None:
-    ports = free_ports(2)
-    pair = (ports[0], ports[1])
     models = [
         projects.model("tiny", tiny.embed.folder, "embed"),
         projects.model("gemma", _GEMMA, "generate", projects.profile(generate={"cells": 1_024, "max_running": 1})),
     ]
-    path = projects.write(tmp_path, models, ports=pair)
-    path.write_text(path.read_text(encoding="utf-8") + _ASK, encoding="utf-8")
-    with Server(path, pair) as server:
+    with projects.start(tmp_path, models, more=_ASK) as server:
         point = {"id": 1, "vector": {"text": "sun"}, "payload": {"text": "Numbers in their order:"}}
         for asked, body in [("/collections/notes", {"model": "tiny"}), ("/collections/notes/points", {"points": [point]})]:
             requests.put(f"{server.url}{asked}?wait=true", json=body, timeout=60).raise_for_status()

@@ -14,7 +14,7 @@ import pytest
 import requests
 
 import qdrant
-from server import BINARY, Server, environment, wait_for
+from server import Server, halny, wait_for
 
 DIMENSIONS = 48
 POINTS = 6_000
@@ -111,8 +111,7 @@ def test_nothing_changes_where_only_the_answer_is_wanted(server: Server) -> None
 
 
 def run(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [BINARY, "vectors", "tune", *arguments, "--project", str(server.project)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    return halny("vectors", "tune", *arguments, "--project", server.project, timeout_s=300)
 
 
 def test_the_command_line_tunes_and_shows_what_it_tried(server: Server) -> None:

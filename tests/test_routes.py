@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import wire
 from conftest import GEMMA, Tiny
 from openapi_spec_validator import validate
 from refusals import GROWTH_MIB, assert_refused
-from server import BINARY, Server, free_ports, wait_for
+from server import Server, halny, wait_for
 from tiny_models import TinyText, sentences
 
 TEXTS = sentences(40)
@@ -198,24 +197,6 @@ def models(folder: Path, tiny: Tiny) -> list[projects.Table]:
     ]
 
 
-def write(path: Path, ports: tuple[int, int], entries: list[projects.Table], routes: str) -> None:
-    """The project file: models as plain values, routes as a user writes them."""
-    projects.write(path.parent, entries, ports=ports)
-    part = path.with_suffix(".part")
-    part.write_text(path.read_text(encoding="utf-8") + routes, encoding="utf-8")
-    part.replace(path)
-
-
-def begin(folder: Path, entries: list[projects.Table], routes: str) -> Server:
-    """A server of a project with routes; use it in a `with` statement."""
-    ports = free_ports(2)
-    pair = (ports[0], ports[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "halny.toml"
-    write(path, pair, entries, routes)
-    return Server(path, pair)
-
-
 def fill(server: Server, name: str, model: str, payloads: list[dict[str, str]]) -> None:
     """A collection of a model's vectors of all texts."""
     assert ask(server, "PUT", f"/collections/{name}", {"model": model}).json()["result"] is True
@@ -230,14 +211,13 @@ def fill(server: Server, name: str, model: str, payloads: list[dict[str, str]]) 
 def routed(tmp_path_factory: pytest.TempPathFactory, tiny: Tiny) -> Iterator[Server]:
     """A server with a filled collection and all routes of this file."""
     folder = tmp_path_factory.mktemp("routed")
-    with begin(folder, models(folder, tiny), ROUTES) as server:
+    with projects.start(folder, models(folder, tiny), more=ROUTES) as server:
         notes = [{"text": text, "kind": "even" if n % 2 == 0 else "odd"} for n, text in enumerate(TEXTS)]
         fill(server, "notes", "tiny", notes)
         packages = [{"name": f"p{n}", "description": text, "language": "rust"} for n, text in enumerate(TEXTS)]
         fill(server, "packages", "minilm", packages)
         yield server
-        assert server.stop() == 0
-        assert "panicked" not in server.log()
+        server.end()
 
 
 def ask(server: Server, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
@@ -607,12 +587,13 @@ def test_the_check_tells_what_is_wrong_with_a_route_and_where(tmp_path: Path, ti
     path = projects.write(tmp_path, models(tmp_path, tiny))
     text = path.read_text(encoding="utf-8")
     path.write_text(text + ROUTES, encoding="utf-8")
-    right = subprocess.run([BINARY, "check", tmp_path], capture_output=True, text=True, check=True, timeout=60)
+    right = halny("check", tmp_path)
+    assert right.returncode == 0, right.stderr
     assert right.stdout.endswith("is right: 9 models, 7 routes\n")
     wrong = ROUTES.replace("${query.vector}", "${query.vectors}", 1)
     path.write_text(text + wrong, encoding="utf-8")
     line = (text + wrong).splitlines().index('vector = "${query.vectors}"') + 1
-    checked = subprocess.run([BINARY, "check", tmp_path], capture_output=True, text=True, check=False, timeout=60)
+    checked = halny("check", tmp_path)
     assert checked.returncode == 1
     assert (
         f'halny.toml:{line}:10: routes[0].steps[1].search.vector: "${{query.vectors}}" reads "vectors", '
@@ -641,7 +622,7 @@ embed = {{ model = "{model}", text = "${{request.text}}" }}
 {field} = "${{query.vector}}"
 """
 
-    with begin(tmp_path, entries, route("tiny", "one")) as server:
+    with projects.start(tmp_path, entries, more=route("tiny", "one")) as server:
         pair = (server.port, server.admin_port)
         wrong: list[str] = []
         seen: set[str] = set()
@@ -661,12 +642,12 @@ embed = {{ model = "{model}", text = "${{request.text}}" }}
         try:
             # Another model under the same path, and the first one gone: nobody notices but for the field's name.
             wait_for("the first answers", lambda: "one" in seen)
-            write(server.project, pair, other, route("second", "two"))
+            projects.write(tmp_path, other, ports=pair, more=route("second", "two"))
             wait_for("the changed route", lambda: "two" in seen)
             # A file that is wrong changes nothing.
-            write(server.project, pair, other, route("third", "three"))
+            projects.write(tmp_path, other, ports=pair, more=route("third", "three"))
             wait_for("the refusal", lambda: 'no model is called "third"' in server.log())
-            write(server.project, pair, other, route("second", "four"))
+            projects.write(tmp_path, other, ports=pair, more=route("second", "four"))
             wait_for("the route changed again", lambda: "four" in seen)
         finally:
             stop.set()
@@ -674,7 +655,7 @@ embed = {{ model = "{model}", text = "${{request.text}}" }}
                 thread.join()
         assert wrong == []
         assert "three" not in seen
-        write(server.project, pair, other, "")
+        projects.write(tmp_path, other, ports=pair)
         wait_for("the route to go", lambda: ask(server, "POST", "/vector", {"text": "sun"}).status_code == 404)
         assert ask(server, "GET", "/halny/v1/routes").json() == {"routes": []}
         assert server.metric("halny_route_requests", route="vector") == 0

@@ -33,13 +33,7 @@ def place(name: str, folder: Path) -> Iterator[Place]:
         return
     with engines.postgres() as url, stores.s3(folder / "s3") as bucket:
         text = f'[store]\nengine = "postgres"\nurl = "{url}"\nblobs = "s3://{bucket.name}/halny"\n'
-        variables = {
-            "AWS_ACCESS_KEY_ID": bucket.access_key,
-            "AWS_SECRET_ACCESS_KEY": bucket.secret_key,
-            "AWS_REGION": bucket.region,
-            "AWS_ENDPOINT_URL": bucket.endpoint,
-        }
-        yield Place(text, variables)
+        yield Place(text, bucket.variables)
 
 
 def submit(server: Server, kind: str, payload: Any, *, key: str | None = None, **more: Any) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Animal(pydantic.BaseModel, extra="forbid"):
 @contextmanager
 def connected(writer: Server) -> Iterator[openai.OpenAI]:
     """A client whose prompts were read before: only those that find them read compute the same sums."""
-    with openai.OpenAI(base_url=f"{writer.url}/v1", api_key="none", max_retries=0) as client:
+    with openai.OpenAI(**writer.openai) as client:
         for messages in (MESSAGES, MESSAGES[1:], DESCRIBE):
             chat(client, messages=messages, max_completion_tokens=1)
         complete(client, prompt=[COUNTING, WEEK, "The cat"], max_tokens=1)

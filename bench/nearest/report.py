@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from results import Aim, machine_lines, table, write
+from results import Aim, aims_table, machine_lines, ratio, table, write
 
 from nearest.curves import AtRecall, at_recall
 from nearest.work import measured
@@ -27,7 +27,7 @@ def keys(result: _Json) -> dict[str, float]:
     found: dict[str, float | None] = {}
     ours = _at(first, _FAST).qps
     for peer in _KEYED_PEERS:
-        found[f"qps_r99_vs_{peer}"] = _ratio(ours, _at(first, peer).qps)
+        found[f"qps_r99_vs_{peer}"] = ratio(ours, _at(first, peer).qps)
     found["ivfpq_bytes_share"] = first["loaded"].get(_COMPACT, {}).get("f32_share")
     if first["compact_default"]:
         found["ivfpq_recall"] = first["compact_default"]["recall"]
@@ -81,7 +81,7 @@ def tables(result: _Json) -> str:
     for name, one in result["tables"].items():
         parts += [f"{name}, {one['rows']:,} rows", _systems_table(one), _curves_table(one)]
         parts += [_filters_table(system, rows) for system, rows in one["filtered"].items()]
-    parts += [_rebuilt_table(result["rebuilt"]), _http_table(result.get("http")), _aims_table(result)]
+    parts += [_rebuilt_table(result["rebuilt"]), _http_table(result.get("http")), aims_table(result["aims"])]
     for title in ("notes", "problems"):
         if result[title]:
             parts.append(f"{title.capitalize()}:\n" + "\n".join(f"- {line}" for line in result[title]))
@@ -196,27 +196,16 @@ def _http_table(http: _Json | None) -> str:
     return table(rows)
 
 
-def _aims_table(result: _Json) -> str:
-    rows = [["figure", "value", "aim", "met"]]
-    for aim in result["aims"]:
-        rows.append([aim["name"], f"{aim['value']:.2f}", aim["aim"], "yes" if aim["met"] else "no"])
-    return table(rows) if len(rows) > 1 else ""
-
-
 def _compact_ratio(one: _Json, peer: str) -> float | None:
     """The compact tier's speed with what it does by default, over a peer's at the same recall."""
     default = one["compact_default"]
     if not default:
         return None
-    return _ratio(default["qps"], at_recall(measured(one["curves"].get(peer, [])), default["recall"]).qps)
+    return ratio(default["qps"], at_recall(measured(one["curves"].get(peer, [])), default["recall"]).qps)
 
 
 def _at(one: _Json, name: str) -> AtRecall:
     return at_recall(measured(one["curves"].get(name, [])), RECALL)
-
-
-def _ratio(above: float | None, below: float | None) -> float | None:
-    return above / below if above and below else None
 
 
 def _short(value: float) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 import features_data as data
 import pyarrow as pa
 import redis_server
+from children import stop
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.types import Float32, Int64, String
 
@@ -99,12 +100,7 @@ def _serve(folder: Path, chosen: argparse.Namespace, told: dict[str, float]) -> 
         print(json.dumps({"serving": f"http://127.0.0.1:{chosen.port}", **told}), file=sys.__stdout__, flush=True)
         return process.wait(_LIFE_LIMIT_S)
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, _STOP_TIMEOUT_S)
 
 
 def _arguments() -> argparse.Namespace:

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -20,9 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from children import stop
+
 _WORK_TIMEOUT_S = 300
 _READY_TIMEOUT_S = 60
 _LAST_TIMEOUT_S = 60
+_STOP_TIMEOUT_S = 10
 #: Where a job of the second kind writes how late it was.
 STARTS = "HALNY_BENCH_STARTS"
 _READY = "ready"
@@ -111,12 +113,7 @@ def _waiting(command: list[str], environment: dict[str, str]) -> Iterator[None]:
             raise RuntimeError(f"the worker ended with {process.wait(_READY_TIMEOUT_S)} before it was ready")
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, _STOP_TIMEOUT_S)
 
 
 def _wait_for_lines(file: Path, count: int) -> None:

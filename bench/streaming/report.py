@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from results import Aim, machine_lines, table, write
+from results import Aim, aims_table, machine_lines, table, write
 
 _Json = dict[str, Any]
 
@@ -42,11 +42,8 @@ def tables(result: _Json) -> str:
         _table(result, [part for part in parts if part not in _LONG_PARTS], _WORK),
         _table(result, [part for part in parts if part in _LONG_PARTS], _LONG),
     ]
-    rows = [["figure", "value", "aim", "met"]]
-    for aim in aims(result["keys"]):
-        shown = aim.as_json()
-        rows.append([aim.name, f"{aim.value:.2f}", shown["aim"], "yes" if aim.met else "no"])
-    return "\n\n".join(text for text in [*found, table(rows) if len(rows) > 1 else ""] if text)
+    found.append(aims_table([aim.as_json() for aim in aims(result["keys"])]))
+    return "\n\n".join(text for text in found if text)
 
 
 def aims(keys: dict[str, float]) -> list[Aim]:

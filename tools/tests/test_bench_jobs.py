@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +25,19 @@ if sys.argv[1] == "burst":
 else:
     print("ready", flush=True)
     time.sleep(60)
+"""
+
+
+#: Keeps what it was told, and answers as Valkey does.
+_VALKEY = """
+import json, os, pathlib, socket, sys
+flags = {**dict(zip(sys.argv[1::2], sys.argv[2::2])), "pid": os.getpid()}
+pathlib.Path(flags["--dir"], "flags.json").write_text(json.dumps(flags))
+server = socket.create_server((flags["--bind"], int(flags["--port"])))
+while True:
+    connection, _ = server.accept()
+    connection.recv(16)
+    connection.sendall(b"+PONG\\r\\n")
 """
 
 
@@ -66,9 +81,29 @@ def test_a_worker_that_ends_before_it_is_ready_is_no_figure(monkeypatch: pytest.
         job_runs.measured(_flags(tmp_path, "--jobs", "0"), queue.enqueue, [sys.executable, "-c", "raise SystemExit(3)"])
 
 
-def test_a_durable_valkey_writes_its_log_and_flushes_each_write() -> None:
-    assert redis_server.DURABLE["always"] == {"appendonly": "yes", "appendfsync": "always"}
-    assert redis_server.DURABLE["no"] == {"appendonly": "no"}
+@pytest.mark.parametrize(
+    ("durable", "log"),
+    [
+        ("always", {"--appendonly": "yes", "--appendfsync": "always"}),
+        ("everysec", {"--appendonly": "yes", "--appendfsync": "everysec"}),
+        ("no", {"--appendonly": "no"}),
+    ],
+)
+def test_valkey_is_as_durable_as_it_is_told_and_ends_with_its_measurement(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, durable: str, log: dict[str, str]
+) -> None:
+    program = tmp_path / "valkey-server"
+    program.write_text(f"#!{sys.executable}\n{_VALKEY}", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setattr(redis_server, "_PROGRAM", program)
+    with redis_server.running(tmp_path, durable) as port:
+        flags = json.loads((tmp_path / "flags.json").read_text(encoding="utf-8"))
+        assert {name: value for name, value in flags.items() if name.startswith("--append")} == log
+        assert (flags["--bind"], flags["--port"], flags["--dir"]) == ("127.0.0.1", str(port), str(tmp_path))
+        assert flags["--unixsocket"] == str(redis_server.socket_of(tmp_path))
+        os.kill(flags["pid"], 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(flags["pid"], 0)
 
 
 def test_a_table_of_features_has_every_feature_once_and_a_row_an_entity(tmp_path: Path) -> None:
