@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use halny_types::project::Project;
 
 use crate::project::ProjectFile;
 
@@ -29,9 +30,19 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<()> {
     for warning in &checked.warnings {
         println!("warning: {}", warning.render("halny.toml"));
     }
-    let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let (models, routes) = (checked.project.models.len(), checked.project.routes.len());
-    let routes = if routes == 0 { String::new() } else { format!(", {}", count(routes, "route")) };
-    println!("{} is right: {}{routes}", file.path.display(), count(models, "model"));
+    let Project { models, routes, feature_views, feature_services, schedules, commands, webhooks, .. } =
+        &checked.project;
+    let others = [
+        (routes.len(), "route"),
+        (feature_views.len(), "feature view"),
+        (feature_services.len(), "feature service"),
+        (schedules.len(), "schedule"),
+        (commands.len(), "command"),
+        (webhooks.len(), "webhook"),
+    ];
+    let declared = others.into_iter().filter(|(count, _)| *count > 0);
+    let declared = std::iter::once((models.len(), "model")).chain(declared);
+    let counted = declared.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
+    println!("{} is right: {}", file.path.display(), counted.collect::<Vec<_>>().join(", "));
     Ok(())
 }

@@ -52,6 +52,8 @@ pub struct WritingProfile {
 impl Drop for WritingProfile {
     fn drop(&mut self) {
         self.metrics.models().unloaded(&self.labels);
+        let LaneLabels { model, version, profile, .. } = &self.labels;
+        tracing::info!(model, version, profile, "no longer loaded");
     }
 }
 

@@ -314,6 +314,7 @@ fn a_file_without_models_is_accepted_with_a_warning() {
             "accepted\n\
              halny.toml:2:1: models: no model is declared, so nothing is served; write a [[models]] table with name, source and task\n",
         ),
+        ("[[commands]]\nname = \"train\"\nprogram = [\"true\"]\n", "accepted\n"),
     ]);
 }
 

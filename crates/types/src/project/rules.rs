@@ -58,7 +58,8 @@ pub(super) fn check(document: &Value, found: &mut Found) {
 
 /// What is served by nobody's mistake, but perhaps not on purpose.
 pub(super) fn warn(document: &Value, found: &mut Found) {
-    if items(document, "models").is_empty() {
+    // Features are served, and programs run, without a model.
+    if ["models", "feature_views", "commands", "webhooks"].iter().all(|table| items(document, table).is_empty()) {
         let right = "write a [[models]] table with name, source and task".to_owned();
         found.key("/models", "no model is declared, so nothing is served".to_owned(), right);
     }
