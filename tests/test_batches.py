@@ -295,17 +295,21 @@ def test_a_batch_goes_on_where_a_killed_server_was(tmp_path: Path) -> None:
         assert [file.id for file in client.files.list()] == [batch.output_file_id, file.id]
 
 
+def slow_lines() -> str:
+    """Sixteen requests: the first is answered at once, the others write for minutes."""
+    body = {"model": "gemma", "prompt": "a", "ignore_eos": True}
+    asked = [{"custom_id": str(number), "method": "POST", "url": "/v1/completions",
+              "body": body | {"max_tokens": 3_000 if number else 1}} for number in range(16)]
+    return "\n".join(json.dumps(one) for one in asked)
+
+
 def test_a_batch_whose_model_does_not_answer_ends_with_its_day(tmp_path: Path) -> None:
     model = projects.model("gemma", GEMMA, "generate", projects.writing(threads=2))
     with projects.serve(projects.write(tmp_path, [model], more='[store]\nfolder = "store"\n')) as server:
         client = openai.OpenAI(**server.openai)
         queue = f"{server.admin_url}/halny/v1/queues/batches"
         assert requests.post(f"{queue}/drain", timeout=30).status_code == 200
-        # The first is answered at once; the others write for minutes.
-        body = {"model": "gemma", "prompt": "a", "ignore_eos": True}
-        asked = [{"custom_id": str(number), "method": "POST", "url": "/v1/completions",
-                  "body": body | {"max_tokens": 3_000 if number else 1}} for number in range(16)]
-        file = upload(client, "\n".join(json.dumps(one) for one in asked))
+        file = upload(client, slow_lines())
         batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
         # All of its day is over but a few seconds.
         with contextlib.closing(sqlite3.connect(tmp_path / "store" / "halny.db", timeout=30)) as database, database:
@@ -319,4 +323,22 @@ def test_a_batch_whose_model_does_not_answer_ends_with_its_day(tmp_path: Path) -
         assert {error["error"]["code"] for error in errors} == {"batch_expired"}
         # Nothing is written for it any more.
         wait_for("its cells to be free", lambda: server.metric("halny_generation_cells_ratio", model="gemma") == 0)
+        server.end()
+
+def test_a_batch_whose_input_is_deleted_keeps_what_was_done(tmp_path: Path) -> None:
+    model = projects.model("gemma", GEMMA, "generate", projects.writing(threads=2))
+    path = projects.write(tmp_path, [model], more="[jobs]\ngrace_ms = 1000\n")
+    with projects.serve(path) as server:
+        client = openai.OpenAI(**server.openai)
+        file = upload(client, slow_lines())
+        batch = client.batches.create(input_file_id=file.id, endpoint="/v1/completions", completion_window="24h")
+        wait_for("a request to be done", lambda: client.batches.retrieve(batch.id).request_counts.completed == 1)
+        assert client.files.delete(file.id).deleted
+        server.end()
+    with projects.serve(path) as server:
+        client = openai.OpenAI(**server.openai)
+        done = ended(client, batch.id)
+        assert (done.status, done.error_file_id) == ("failed", None)
+        assert (done.request_counts.total, done.request_counts.completed, done.request_counts.failed) == (16, 1, 15)
+        assert [answer["custom_id"] for answer in lines(client, done.output_file_id)] == ["0"]
         server.end()

@@ -14,6 +14,10 @@ const AT_ONCE: i64 = 1_000;
 /// Jobs that are forgotten before other things are looked after again.
 pub(crate) const FORGET_AT_ONCE: i64 = 200;
 
+/// Whether a job that nobody runs any more is cancelled for good: one that has a checkpoint is run once more, since its
+/// handler may have something to keep.
+pub(crate) const CANCELLED: &str = "cancel_ms IS NOT NULL AND checkpoint IS NULL";
+
 impl Jobs {
     /// Extends the leases of these jobs to last for `lease` from now, where it says so, and writes how far they are;
     /// gives those that are still the caller's, and whether they are cancelled. Where there is nothing to write, nothing is.
@@ -68,8 +72,8 @@ impl Jobs {
         let sql = format!(
             "WITH lost AS MATERIALIZED (SELECT id FROM jobs WHERE state = 'running' AND lease_until_ms < $1 LIMIT {AT_ONCE}{lock}) \
              UPDATE jobs SET losses = losses + 1, lease_until_ms = NULL, \
-             state = CASE WHEN cancel_ms IS NOT NULL THEN 'cancelled' WHEN losses + 1 >= {LOSSES_MAX} THEN 'dead' ELSE 'ready' END, \
-             ended_ms = CASE WHEN cancel_ms IS NOT NULL OR losses + 1 >= {LOSSES_MAX} THEN $1 ELSE NULL END, \
+             state = CASE WHEN {CANCELLED} THEN 'cancelled' WHEN losses + 1 >= {LOSSES_MAX} THEN 'dead' ELSE 'ready' END, \
+             ended_ms = CASE WHEN {CANCELLED} OR losses + 1 >= {LOSSES_MAX} THEN $1 ELSE NULL END, \
              error = CASE WHEN losses + 1 >= {LOSSES_MAX} \
              THEN 'its worker was lost {LOSSES_MAX} times without headway; what it does may end the process' ELSE error END \
              WHERE id IN (SELECT id FROM lost)"

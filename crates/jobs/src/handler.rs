@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -35,7 +36,14 @@ pub trait Handler: Send + Sync + 'static {
     /// or when its time is up, it is dropped where it waits.
     ///
     /// What it gives is kept as the job's result.
+    ///
+    /// A job that was cancelled is run once more where it has a checkpoint.
     fn run<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Value, Failure>>;
+
+    /// How much longer than the grace period a job may take that was cancelled, to keep what it has.
+    fn cancel_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The handlers of a server, by kind. Cloning shares them.

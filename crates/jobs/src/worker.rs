@@ -14,13 +14,14 @@ use halny_store::{StoreError, Write};
 use halny_types::Tick;
 use parking_lot::Mutex;
 use serde_json::Value;
+use sqlx::AssertSqlSafe;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::pause_ms;
 use crate::claim::Want;
-use crate::expire::FORGET_AT_ONCE;
-use crate::handler::{Failure, Handlers, Run, Stop};
+use crate::expire::{CANCELLED, FORGET_AT_ONCE};
+use crate::handler::{Failure, Handler, Handlers, Run, Stop};
 use crate::rows::whole;
 use crate::settings::QueueSettings;
 use crate::{Job, JobId, Jobs, JobsError, Progress, Usage};
@@ -214,7 +215,7 @@ impl Shared {
                 let error = format!("it took longer than its {} ms", run.job.timeout_ms);
                 return Outcome::Failed { error, is_fatal: false };
             }
-            stop = self.stopped_for_long(run) => return Outcome::of_stop(stop),
+            stop = self.stopped_for_long(run, handler.as_ref()) => return Outcome::of_stop(stop),
         };
         match outcome {
             Ok(Ok(result)) => Outcome::Done(result),
@@ -224,14 +225,24 @@ impl Shared {
     }
 
     /// Waits until the time is up that a job has which was told to stop.
-    async fn stopped_for_long(&self, run: &Run) -> Stop {
+    async fn stopped_for_long(&self, run: &Run, handler: &dyn Handler) -> Stop {
         let stop = run.stopped().await;
-        if stop != Stop::Lost {
-            let mut seen = run.stop.subscribe();
-            let lost = seen.wait_for(|stop| *stop == Some(Stop::Lost)).map(|_| ());
-            let _ = tokio::time::timeout(self.jobs.settings().grace, lost).await;
+        if stop == Stop::Lost {
+            return stop;
         }
-        run.is_stopped().unwrap_or(stop)
+        let patience = async {
+            if stop == Stop::Cancelled {
+                // Unless the server stops meanwhile, which does not wait so long.
+                let _ = tokio::time::timeout(handler.cancel_time(), self.stop.cancelled()).await;
+            }
+            tokio::time::sleep(self.jobs.settings().grace).await;
+        };
+        let mut seen = run.stop.subscribe();
+        tokio::select! {
+            _ = seen.wait_for(|stop| *stop == Some(Stop::Lost)) => Stop::Lost,
+            // What it could not keep in time another worker keeps.
+            () = patience => if self.stop.is_cancelled() { Stop::Preempted } else { stop },
+        }
     }
 
     /// Writes how a try ended, for as long as the job is ours.
@@ -495,15 +506,17 @@ impl Ending {
     }
 
     pub(crate) async fn write(&self, write: &mut Write, now: i64) -> Result<(), JobsError> {
-        // A job that somebody cancelled meanwhile is not tried again.
-        let sql = "UPDATE jobs SET \
-                   state = CASE WHEN cancel_ms IS NOT NULL AND $3 IN ('ready', 'delayed') THEN 'cancelled' ELSE $3 END, \
-                   ended_ms = CASE WHEN cancel_ms IS NOT NULL OR $4 = 1 THEN $5 ELSE NULL END, \
-                   failures = $6, run_at_ms = CASE WHEN $7 > 0 THEN $5 + $7 ELSE run_at_ms END, \
-                   result = $8, error = $9, device_us = device_us + $10, tokens = tokens + $11, \
-                   progress = coalesce($12, progress), lease_until_ms = NULL \
-                   WHERE id = $1 AND epoch = $2 AND state = 'running'";
-        let changed = sqlx::query(sql)
+        // A job that somebody cancelled meanwhile is not tried again, unless it has something to keep.
+        let sql = format!(
+            "UPDATE jobs SET \
+             state = CASE WHEN {CANCELLED} AND $3 IN ('ready', 'delayed') THEN 'cancelled' ELSE $3 END, \
+             ended_ms = CASE WHEN {CANCELLED} OR $4 = 1 THEN $5 ELSE NULL END, \
+             failures = $6, run_at_ms = CASE WHEN $7 > 0 THEN $5 + $7 ELSE run_at_ms END, \
+             result = $8, error = $9, device_us = device_us + $10, tokens = tokens + $11, \
+             progress = coalesce($12, progress), lease_until_ms = NULL \
+             WHERE id = $1 AND epoch = $2 AND state = 'running'"
+        );
+        let changed = sqlx::query(AssertSqlSafe(sql))
             .bind(self.id.to_string())
             .bind(self.epoch)
             .bind(self.state)

@@ -1,26 +1,26 @@
 //! Blobs: bytes under a name, in a folder or a bucket.
 
-use std::ops::Range;
+use std::ffi::OsStr;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt, future};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use tokio::io::AsyncWriteExt;
 
 use crate::StoreError;
 
 /// Bytes that are held of a blob that is being written: the least that S3 takes as a part.
 const PART_BYTES: usize = 5 * 1024 * 1024;
+/// Bytes that are read of a blob at once.
+const PIECE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Where blobs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,21 +98,30 @@ impl Blobs {
         Ok(self.store.get(&path(name)?).await?.bytes().await?)
     }
 
-    /// The bytes of a blob, a piece at a time; with a range, those of it (`start..u64::MAX` means: to the end).
+    /// The bytes of a blob from an offset on, a piece at a time. Each piece is asked for when the one before was taken, so
+    /// that a reader may be as slow as it likes: what is asked for at once is broken off by time limits, here or there.
     ///
     /// # Errors
     /// [`StoreError::NoBlob`] when it is not there.
     pub async fn stream(
         &self,
         name: &str,
-        range: Option<Range<u64>>,
+        from: u64,
     ) -> Result<BoxStream<'static, Result<Bytes, StoreError>>, StoreError> {
-        let range = range.map(|range| match range.end {
-            u64::MAX => object_store::GetRange::Offset(range.start),
-            _ => object_store::GetRange::Bounded(range),
+        let (store, path) = (Arc::clone(&self.store), path(name)?);
+        let bytes = store.head(&path).await?.size;
+        let pieces = stream::try_unfold(from, move |start| {
+            let (store, path) = (Arc::clone(&store), path.clone());
+            async move {
+                if start >= bytes {
+                    return Ok(None);
+                }
+                let end = bytes.min(start + PIECE_BYTES);
+                let piece = store.get_range(&path, start..end).await?;
+                Ok(Some((piece, end)))
+            }
         });
-        let found = self.store.get_opts(&path(name)?, GetOptions { range, ..GetOptions::default() }).await?;
-        Ok(found.into_stream().map_err(StoreError::from).boxed())
+        Ok(pieces.boxed())
     }
 
     /// The length of a blob in bytes.
@@ -134,22 +143,6 @@ impl Blobs {
         Ok(names)
     }
 
-    /// The names of the blobs under a prefix that were written by then.
-    pub(crate) async fn older(&self, prefix: &str, than: SystemTime) -> Result<Vec<String>, StoreError> {
-        let written = DateTime::<Utc>::from(than);
-        let found = self.store.list(Some(&path(prefix)?)).map_err(StoreError::from);
-        let older = found.try_filter(|found| future::ready(found.last_modified <= written));
-        older.map_ok(|found| found.location.to_string()).try_collect().await
-    }
-
-    /// Removes what writers left under a prefix of a folder that were broken off by then. A bucket has rules of its own
-    /// for uploads that were not completed.
-    pub(crate) async fn remove_torn(&self, prefix: &str, than: SystemTime) -> Result<(), StoreError> {
-        let Some(folder) = self.folder.as_ref().map(|folder| folder.join(prefix)) else { return Ok(()) };
-        let removing = tokio::task::spawn_blocking(move || remove_torn(&folder, than));
-        removing.await.map_err(|_| StoreError::Blobs)?.map_err(broken)
-    }
-
     /// Deletes a blob; one that is not there is deleted already.
     ///
     /// # Errors
@@ -161,7 +154,7 @@ impl Blobs {
         }
     }
 
-    /// Deletes all blobs under a prefix.
+    /// Deletes all blobs under a prefix; of a folder with whatever else is there.
     ///
     /// # Errors
     /// When the place cannot be used.
@@ -169,7 +162,37 @@ impl Blobs {
         for name in self.names(prefix).await? {
             self.delete(&name).await?;
         }
-        Ok(())
+        let Some(folder) = self.folder.as_ref().map(|folder| folder.join(prefix)) else { return Ok(()) };
+        on_disk(move || std::fs::remove_dir_all(folder)).await
+    }
+
+    /// Deletes what writers of a blob left in a folder that went away while they wrote: files `NAME#NUMBER`, which are no
+    /// blobs. A bucket has rules of its own for uploads that were not completed.
+    pub(crate) async fn delete_torn(&self, name: &str) -> Result<(), StoreError> {
+        let Some(path) = self.folder.as_ref().map(|folder| folder.join(name)) else { return Ok(()) };
+        on_disk(move || {
+            let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+                return Ok(());
+            };
+            for file in std::fs::read_dir(folder)? {
+                let file = file?;
+                let other = file.file_name();
+                let number = other.to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('#'));
+                if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
+                    std::fs::remove_file(file.path())?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Works on a folder of blobs; what is not there is deleted already.
+async fn on_disk(work: impl FnOnce() -> std::io::Result<()> + Send + 'static) -> Result<(), StoreError> {
+    match tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Blobs)? {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done.map_err(broken),
     }
 }
 
@@ -231,24 +254,6 @@ fn in_folder(folder: &FilePath) -> Result<Arc<dyn ObjectStore>, StoreError> {
     std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
     let files = LocalFileSystem::new_with_prefix(folder).map_err(|error| unusable(&error))?;
     Ok(Arc::new(files.with_fsync(true)))
-}
-
-/// Removes files that the library writes before they get their name: `NAME#NUMBER`.
-fn remove_torn(folder: &FilePath, than: SystemTime) -> std::io::Result<()> {
-    let files = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        files => files?,
-    };
-    for file in files {
-        let file = file?;
-        let name = file.file_name();
-        let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
-        let is_torn = number.is_some_and(|number| number.parse::<u32>().is_ok());
-        if is_torn && file.metadata()?.modified()? <= than {
-            std::fs::remove_file(file.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn in_bucket(url: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {

@@ -217,7 +217,7 @@ impl Database {
         self.readers.close().await;
     }
 
-    async fn moved_to(&self) -> Result<Option<String>, StoreError> {
+    pub(crate) async fn moved_to(&self) -> Result<Option<String>, StoreError> {
         let mut connection = self.read().await?;
         let row =
             sqlx::query("SELECT value FROM meta WHERE name = 'moved_to'").fetch_optional(&mut *connection).await?;

@@ -1,6 +1,6 @@
 //! Files that clients uploaded, or that jobs made for them: a row that describes, a blob that holds.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -10,8 +10,6 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::blobs::BlobWriter;
 use crate::{Blobs, Database, StoreError, Write};
 
-/// Where their blobs are.
-const FOLDER: &str = "files";
 const COLUMNS: &str = "id, tenant, name, purpose, bytes, blob, created_ms, expires_ms";
 
 /// Files of all tenants. Cloning shares them.
@@ -56,7 +54,7 @@ pub struct Listing {
 /// The name of the blob that holds a file.
 #[must_use]
 pub fn blob_of(id: &str) -> String {
-    format!("{FOLDER}/{id}")
+    format!("files/{id}")
 }
 
 impl Files {
@@ -66,12 +64,20 @@ impl Files {
         Files { database, blobs }
     }
 
-    /// Begins the blob of a new file. Its row comes with [`Files::add`], when the blob is there.
+    /// Begins the blob of a new file, which may have been begun before. Its row comes with [`Files::add`], when the blob is
+    /// there; until then the database knows that it was begun.
     ///
     /// # Errors
-    /// When `id` is no name of a blob.
-    pub fn writer(&self, id: &str) -> Result<BlobWriter, StoreError> {
-        self.blobs.writer(&blob_of(id))
+    /// When `id` is no name of a blob, or the database cannot be used.
+    pub async fn writer(&self, id: &str) -> Result<BlobWriter, StoreError> {
+        let writer = self.blobs.writer(&blob_of(id))?;
+        let mut write = self.database.write().await?;
+        let now = self.database.now_ms(&mut write).await?;
+        let sql = "INSERT INTO files_begun (id, begun_ms) VALUES ($1, $2) \
+                   ON CONFLICT (id) DO UPDATE SET begun_ms = excluded.begun_ms";
+        sqlx::query(sql).bind(id).bind(now).execute(&mut *write).await?;
+        write.commit().await?;
+        Ok(writer)
     }
 
     /// The time by which files are made and expire.
@@ -149,7 +155,7 @@ impl Files {
         if from >= file.bytes {
             return Ok(Box::pin(futures::stream::empty()));
         }
-        self.blobs.stream(&file.blob, (from > 0).then_some(from..u64::MAX)).await
+        self.blobs.stream(&file.blob, from).await
     }
 
     /// Deletes a file of a tenant's: its row first, so that what is described is there.
@@ -176,22 +182,32 @@ impl Files {
         Ok(rows.len() as u64)
     }
 
-    /// Removes blobs of files that are described nowhere, and what was torn while it was written: a server went away in
-    /// between. Only what was written so long ago, by this host's clock: younger ones may be on their way. Gives how many
-    /// blobs.
+    /// Removes blobs that were begun so long ago and never described: a server went away in between. Blobs that this
+    /// database knows nothing of are left alone, since others may keep theirs in the same place. Gives how many.
     ///
     /// # Errors
     /// When the database or the place of blobs cannot be used.
     pub async fn sweep(&self, older_than: Duration) -> Result<u64, StoreError> {
-        let then = SystemTime::now() - older_than;
-        self.blobs.remove_torn(FOLDER, then).await?;
+        if self.database.moved_to().await?.is_some() {
+            return Ok(0);
+        }
+        let age = i64::try_from(older_than.as_millis()).unwrap_or(i64::MAX);
+        let then = self.now_ms().await?.saturating_sub(age);
+        let old = sqlx::query_scalar::<_, String>("SELECT id FROM files_begun WHERE begun_ms <= $1").bind(then);
+        let old = old.fetch_all(&mut *self.database.read().await?).await?;
         let mut removed = 0;
-        for blob in self.blobs.older(FOLDER, then).await? {
-            let id = blob.rsplit('/').next().unwrap_or_default();
-            let query = sqlx::query("SELECT 1 FROM files WHERE id = $1").bind(id);
-            if query.fetch_optional(&mut *self.database.read().await?).await?.is_none() {
-                tracing::warn!(blob, "a file that nothing describes is removed");
-                self.blobs.delete(&blob).await?;
+        for id in old {
+            // One that was begun again meanwhile is another's.
+            let mut write = self.database.write().await?;
+            let sql = "DELETE FROM files_begun WHERE id = $1 AND begun_ms <= $2";
+            let gone = sqlx::query(sql).bind(&id).bind(then).execute(&mut *write).await?.rows_affected();
+            let described = sqlx::query("SELECT 1 FROM files WHERE id = $1").bind(&id);
+            let described = described.fetch_optional(&mut *write).await?.is_some();
+            write.commit().await?;
+            if gone > 0 && !described {
+                tracing::warn!(id, "a file that was begun and never described is removed");
+                self.blobs.delete(&blob_of(&id)).await?;
+                self.blobs.delete_torn(&blob_of(&id)).await?;
                 removed += 1;
             }
         }
@@ -224,6 +240,7 @@ pub async fn insert(write: &mut Write, file: &File) -> Result<(), StoreError> {
         .bind(file.expires_ms)
         .execute(&mut **write)
         .await?;
+    sqlx::query("DELETE FROM files_begun WHERE id = $1").bind(&file.id).execute(&mut **write).await?;
     Ok(())
 }
 

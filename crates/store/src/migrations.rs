@@ -11,13 +11,14 @@ use sqlx::{Connection, SqlSafeStr};
 use crate::{Database, StoreError};
 
 /// Every step: its number, its name, its SQL.
-const STEPS: [(i64, &str, &str); 2] = [
+const STEPS: [(i64, &str, &str); 3] = [
     (1, "jobs", include_str!("../migrations/0001_jobs.sql")),
     (2, "files", include_str!("../migrations/0002_files.sql")),
+    (3, "files begun", include_str!("../migrations/0003_files_begun.sql")),
 ];
 
 /// The tables of all steps, in the order in which they are moved; `meta` is the database's own.
-pub(crate) const TABLES: [&str; 6] = ["jobs", "queues", "job_keys", "job_effects", "schedules", "files"];
+pub(crate) const TABLES: [&str; 7] = ["jobs", "queues", "job_keys", "job_effects", "schedules", "files", "files_begun"];
 
 /// Of two servers that begin to use a SQLite file at the same moment, one finds the tables made; it looks again.
 const TRIES: usize = 5;

@@ -173,7 +173,15 @@ async fn everything_is_moved_and_the_old_place_is_refused(ground: Ground) {
     assert_eq!(told, moved.len());
     assert_eq!(
         rows,
-        [("jobs", 700), ("queues", 1), ("job_keys", 0), ("job_effects", 0), ("schedules", 1), ("files", 0)]
+        [
+            ("jobs", 700),
+            ("queues", 1),
+            ("job_keys", 0),
+            ("job_effects", 0),
+            ("schedules", 1),
+            ("files", 0),
+            ("files_begun", 0)
+        ]
     );
     let error = Database::open(&ground.first).await.err().unwrap();
     assert!(matches!(&error, StoreError::Moved(place) if place == "the new place"), "{error}");
@@ -204,7 +212,7 @@ async fn what_nothing_describes_goes_when_it_is_old(ground: Ground) {
     let blobs = Blobs::open(&BlobPlace::Folder(folder.path().to_path_buf())).unwrap();
     let files = Files::new(Database::open(&ground.first).await.unwrap(), blobs.clone());
     for id in ["file-described", "file-alone"] {
-        let mut writer = files.writer(id).unwrap();
+        let mut writer = files.writer(id).await.unwrap();
         writer.write(b"what is in it").await.unwrap();
         writer.finish().await.unwrap();
     }
@@ -220,14 +228,16 @@ async fn what_nothing_describes_goes_when_it_is_old(ground: Ground) {
         expires_ms: None,
     };
     files.add(&described).await.unwrap();
-    // What a server leaves that goes away while it writes.
-    let torn = folder.path().join("files/file-torn#3");
+    // What a server leaves that goes away while it writes, and what others keep in the same place.
+    let torn = folder.path().join("files/file-alone#3");
     std::fs::write(&torn, "what is").unwrap();
+    blobs.put("files/of-others", Bytes::from_static(b"not ours")).await.unwrap();
     assert_eq!(files.sweep(Duration::from_secs(3_600)).await.unwrap(), 0);
-    assert!(torn.exists() && blobs.names("files").await.unwrap().len() == 2);
+    assert!(torn.exists() && blobs.names("files").await.unwrap().len() == 3);
     assert_eq!(files.sweep(Duration::ZERO).await.unwrap(), 1);
     assert!(!torn.exists());
-    assert_eq!(blobs.names("files").await.unwrap(), ["files/file-described"]);
+    assert_eq!(blobs.names("files").await.unwrap(), ["files/file-described", "files/of-others"]);
+    assert_eq!(files.sweep(Duration::ZERO).await.unwrap(), 0);
     assert_eq!(blobs.names("jobs").await.unwrap(), ["jobs/1/parts/output"]);
     assert_eq!(files.get("t", "file-described").await.unwrap(), described);
 }

@@ -55,12 +55,11 @@ impl Background {
 /// How often it is looked where queues stand, and which files have expired.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 
-/// How often, at least, files that nothing describes are removed, and how old they are then: older than any batch that
-/// could still describe its output.
+/// How often, at least, files are removed that were begun and never described, and how old they are then.
 const SWEEP_EVERY: Duration = Duration::from_hours(24);
 const SWEEP_AGE: Duration = Duration::from_hours(7 * 24);
 
-/// Tells metrics where queues stand, and removes files that have expired or are nobody's, for ever.
+/// Tells metrics where queues stand, and removes files that have expired or were never finished, for ever.
 pub async fn watch(background: Background, metrics: JobMetrics) {
     let mut sweep_at = Tick::now();
     loop {
@@ -74,7 +73,7 @@ pub async fn watch(background: Background, metrics: JobMetrics) {
         if Tick::now() >= sweep_at {
             sweep_at = Tick::now() + SWEEP_EVERY;
             if let Err(error) = background.files.sweep(SWEEP_AGE).await {
-                tracing::warn!(%error, "files that nothing describes cannot be removed");
+                tracing::warn!(%error, "files that were never finished cannot be removed");
             }
         }
         tokio::time::sleep(WATCH_EVERY).await;

@@ -74,9 +74,9 @@ impl Output {
         if self.parts.is_empty() {
             return Ok(None);
         }
-        let mut writer = files.writer(id)?;
+        let mut writer = files.writer(id).await?;
         for part in &self.parts {
-            let mut bytes = run.jobs().blobs().stream(part, None).await?;
+            let mut bytes = run.jobs().blobs().stream(part, 0).await?;
             while let Some(piece) = bytes.try_next().await? {
                 writer.write(&piece).await?;
             }
@@ -107,7 +107,7 @@ pub(super) async fn describe(run: &Run, files: &Files, made: &[Made<'_>]) -> Res
             bytes: made.bytes,
             blob: blob_of(made.id),
             created_ms: now,
-            expires_ms: made.expires_after_s.map(|seconds| now + seconds * 1_000),
+            expires_ms: made.expires_after_s.map(|seconds| now.saturating_add(seconds.saturating_mul(1_000))),
         })
         .collect();
     run.effect("files", |write| {

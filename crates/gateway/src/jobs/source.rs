@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use halny_jobs::Failure;
 use halny_store::{Files, StoreError};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use halny_types::guarded;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::file::reader::ChunkReader;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -67,7 +68,8 @@ pub(super) struct Record {
 
 /// Reads records, one after the other.
 pub(super) enum Records {
-    Lines(Lines, Format),
+    /// Of a file of the project's, or of one that was uploaded.
+    Lines { lines: Lines, format: Format, is_uploaded: bool },
     /// With how many there are in the file.
     Rows(mpsc::Receiver<Result<Record, String>>, u64),
 }
@@ -115,7 +117,11 @@ impl Source {
     ) -> Result<Records, Failure> {
         self.check().map_err(Failure::Fatal)?;
         let format = self.format().map_err(Failure::Fatal)?;
-        let lines = |bytes| Records::Lines(Lines::new(bytes, from.offset, from.records, LINE_BYTES_MAX), format);
+        let lines = |bytes| Records::Lines {
+            lines: Lines::new(bytes, from.offset, from.records, LINE_BYTES_MAX),
+            format,
+            is_uploaded: self.file.is_some(),
+        };
         if let Some(id) = &self.file {
             let missing = |error| match error {
                 StoreError::NoFile | StoreError::NoBlob => {
@@ -139,6 +145,9 @@ impl Source {
         let path = path.canonicalize().map_err(|error| unreadable(self, &error))?;
         if !folder.canonicalize().is_ok_and(|folder| path.starts_with(folder)) {
             return Err(Failure::Fatal("its source lies outside of the project's folder".to_owned()));
+        }
+        if !path.is_file() {
+            return Err(Failure::Fatal("its source is no file".to_owned()));
         }
         if format == Format::Parquet {
             return rows(File::open(&path).map_err(|error| unreadable(self, &error))?, from);
@@ -179,8 +188,12 @@ impl Records {
     pub(super) async fn next(&mut self) -> Result<Option<Record>, Failure> {
         match self {
             Records::Rows(rows, _) => rows.recv().await.transpose().map_err(Failure::Fatal),
-            Records::Lines(lines, format) => loop {
-                let Some(line) = lines.next().await? else { return Ok(None) };
+            Records::Lines { lines, format, is_uploaded } => loop {
+                let line = lines.next().await.map_err(|error| match is_uploaded {
+                    true => error.into(),
+                    false => Failure::Retry("its source cannot be read; the log says why".to_owned()),
+                })?;
+                let Some(line) = line else { return Ok(None) };
                 let wrong = |what: &str| Failure::Fatal(format!("line {} of the source {what}", line.number));
                 let text = line.text.as_deref().ok_or_else(|| wrong("is longer than 1 MiB"))?;
                 if text.is_empty() {
@@ -207,33 +220,40 @@ fn rows(file: impl ChunkReader + 'static, from: Position) -> Result<Records, Fai
     let offset = usize::try_from(from.records).unwrap_or(usize::MAX);
     let reader = builder.with_batch_size(ROWS_AT_ONCE).with_offset(offset).build().map_err(|error| wrong(&error))?;
     let (give, rows) = mpsc::channel(2 * ROWS_AT_ONCE);
-    let mut number = from.records;
     tokio::task::spawn_blocking(move || {
-        for batch in reader {
-            let written = batch.and_then(|batch| {
-                let mut writer = arrow::json::ArrayWriter::new(Vec::new());
-                writer.write(&batch)?;
-                writer.finish()?;
-                Ok(writer.into_inner())
-            });
-            let parsed = written.map_err(|error| error.to_string()).and_then(|bytes| {
-                serde_json::from_slice::<Vec<Map<String, Value>>>(&bytes).map_err(|error| error.to_string())
-            });
-            let records = match parsed {
-                Ok(records) => records,
-                Err(error) => {
-                    let _ = give.blocking_send(Err(format!("the source cannot be read behind row {number}: {error}")));
-                    return;
-                }
-            };
-            for fields in records {
-                number += 1;
-                // Nobody reads on: the job has ended.
-                if give.blocking_send(Ok(Record { next: Position { records: number, offset: 0 }, fields })).is_err() {
-                    return;
-                }
-            }
+        // A file may make its reader panic.
+        if guarded(|| give_rows(reader, from.records, &give)).is_none() {
+            let _ = give.blocking_send(Err("the source is no Parquet: its reader gave up".to_owned()));
         }
     });
     Ok(Records::Rows(rows, total))
+}
+
+/// Gives the rows behind the first `number` to whoever reads them.
+fn give_rows(reader: ParquetRecordBatchReader, mut number: u64, give: &mpsc::Sender<Result<Record, String>>) {
+    for batch in reader {
+        let written = batch.and_then(|batch| {
+            let mut writer = arrow::json::ArrayWriter::new(Vec::new());
+            writer.write(&batch)?;
+            writer.finish()?;
+            Ok(writer.into_inner())
+        });
+        let parsed = written.map_err(|error| error.to_string()).and_then(|bytes| {
+            serde_json::from_slice::<Vec<Map<String, Value>>>(&bytes).map_err(|error| error.to_string())
+        });
+        let records = match parsed {
+            Ok(records) => records,
+            Err(error) => {
+                let _ = give.blocking_send(Err(format!("the source cannot be read behind row {number}: {error}")));
+                return;
+            }
+        };
+        for fields in records {
+            number += 1;
+            // Nobody reads on: the job has ended.
+            if give.blocking_send(Ok(Record { next: Position { records: number, offset: 0 }, fields })).is_err() {
+                return;
+            }
+        }
+    }
 }

@@ -185,14 +185,17 @@ pub(crate) async fn cancel(State(shared): State<Shared>, Named(name): Named<Stri
 fn described(job: &Job) -> Value {
     let order: Option<Order> = serde_json::from_value(job.payload.clone()).ok();
     let outcome: Option<Outcome> = job.result.clone().and_then(|result| serde_json::from_value(result).ok());
-    let phase = job.progress.as_ref().and_then(|progress| Phase::parse(&progress.message));
+    let told = job.progress.as_ref().and_then(|progress| Phase::told(&progress.message));
+    let phase = told.map(|(phase, _)| phase);
     let status = status(job, outcome.as_ref(), phase);
     let seconds = |millis: Option<i64>| millis.map(|millis| millis / 1_000);
     let ended_as = |name: &str| seconds(job.ended_ms.filter(|_| status == name));
     let order = order.as_ref();
     let counts = outcome.as_ref().map(|outcome| outcome.counts).or_else(|| {
         let progress = job.progress.as_ref()?;
-        Some(crate::jobs::batch::Counts { total: progress.total?, completed: progress.done, failed: 0 })
+        let failed = told.map_or(0, |(_, failed)| failed);
+        let completed = progress.done.saturating_sub(failed);
+        Some(crate::jobs::batch::Counts { total: progress.total?, completed, failed })
     });
     let errors = errors(job, outcome.as_ref());
     let begun =

@@ -118,7 +118,10 @@ async fn receive(shared: &Shared, form: Result<Multipart, MultipartRejection>) -
     match (described, received) {
         (Ok(file), _) => Ok(axum::Json(self::described(&file)).into_response()),
         (Err(error), Some(received)) => {
-            remove_blob(background, &received.id).await;
+            // Where the database did not answer, it may have the file all the same; if not, the blob goes with time.
+            if error.fault().http_status() < 500 {
+                remove_blob(background, &received.id).await;
+            }
             Err(error)
         }
         (Err(error), None) => Err(error),
@@ -180,7 +183,7 @@ fn name_of(field: &Field<'_>) -> String {
 }
 
 async fn keep(files: &Files, id: &str, mut field: Field<'_>) -> Result<u64, ApiError> {
-    let mut writer = files.writer(id)?;
+    let mut writer = files.writer(id).await?;
     loop {
         match field.chunk().await {
             Ok(Some(chunk)) => writer.write(&chunk).await?,

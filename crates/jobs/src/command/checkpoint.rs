@@ -79,7 +79,9 @@ impl<'a> Checkpoints<'a> {
             let digest = Sha256::digest(&content);
             let blob = format!("{}/files/{:06}-{digest:x}", self.run.folder(), self.run.job().epoch);
             if !self.blobs.contains(&blob) {
-                self.run.jobs().blobs().put(&blob, content.into()).await?;
+                // Not waited for without end: there may be no room for it.
+                let put = self.run.jobs().blobs().put(&blob, content.into()).await;
+                put.map_err(|error| Failure::Retry(error.to_string()))?;
             }
             let name = path.strip_prefix(self.place).unwrap_or(&path).to_string_lossy().into_owned();
             files.push(Kept { name, blob });

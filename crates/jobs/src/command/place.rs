@@ -30,11 +30,20 @@ impl Workshop {
         fs::create_dir_all(work)?;
         // Programs run elsewhere, and are told where it is.
         let work = work.canonicalize()?;
-        sweep(&work)?;
+        for entry in fs::read_dir(&work)? {
+            let lock = entry?.path();
+            if lock.extension() == Some(OsStr::new(LOCK))
+                && let Err(error) = sweep(&lock)
+            {
+                tracing::warn!(%error, lock = %lock.display(), "what a server left behind cannot be removed");
+            }
+        }
         let folder = work.join(uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string());
-        // The lock before the folder: a folder is never without it.
-        let lock = File::create_new(folder.with_extension(LOCK))?;
+        // Locked before it has the name by which another that sweeps finds it, and the lock before the folder.
+        let hidden = folder.with_extension("new");
+        let lock = File::create_new(&hidden)?;
         lock.try_lock()?;
+        fs::rename(&hidden, folder.with_extension(LOCK))?;
         fs::create_dir(&folder)?;
         Ok(Workshop { folder, _lock: lock })
     }
@@ -68,26 +77,21 @@ impl Drop for Place {
     }
 }
 
-/// Removes what servers that are gone have left in `work`.
-fn sweep(work: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(work)? {
-        let lock = entry?.path();
-        if lock.extension() != Some(OsStr::new(LOCK)) {
-            continue;
-        }
-        // Another that sweeps may have been quicker.
-        let Ok(file) = File::open(&lock) else { continue };
-        if file.try_lock().is_err() {
-            continue;
-        }
-        let folder = lock.with_extension("");
-        end_programs(&folder);
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
-        fs::remove_file(&lock)?;
+/// Removes what the server has left whose lock this is, if it is gone.
+fn sweep(lock: &Path) -> io::Result<()> {
+    let present = |done: io::Result<()>| match done {
+        // Another that sweeps was quicker.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    };
+    let Ok(file) = File::open(lock) else { return Ok(()) };
+    if file.try_lock().is_err() {
+        return Ok(());
     }
-    Ok(())
+    let folder = lock.with_extension("");
+    end_programs(&folder);
+    present(fs::remove_dir_all(&folder))?;
+    present(fs::remove_file(lock))
 }
 
 /// Ends all processes that were told to leave their checkpoints below this folder.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use halny_jobs::{Failure, JobsError, LOSSES_MAX, Progress, Run, Settings, State, Stop, Usage};
+use halny_jobs::{Failure, JobsError, LOSSES_MAX, NewJob, Progress, Run, Settings, State, Stop, Usage};
 use halny_store::{Clock, Dialect};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -135,6 +135,43 @@ pub(crate) async fn a_stopped_worker_leaves_a_checkpoint_and_another_goes_on(gro
     assert_eq!(done.usage, Usage { device_us: 90, tokens: 27 });
     assert_eq!(done.epoch, 3);
     last.stop().await;
+}
+
+pub(crate) async fn a_cancelled_job_that_has_something_to_keep_is_run_once_more_when_its_worker_is_lost(
+    ground: Ground,
+) {
+    let clock = Clock::standing(1_000_000_000);
+    let jobs = ground.jobs_at(clock.clone(), quick()).await;
+    let working = || {
+        work(|run: &Run| {
+            Box::pin(async move {
+                if let Some(kept) = run.resumed() {
+                    return Ok(json!([kept, run.stopped().await == Stop::Cancelled]));
+                }
+                if run.payload()["keeps"] == true {
+                    run.checkpoint(&json!("kept")).await?;
+                }
+                run.progress(Progress { done: 1, total: None, message: String::new() });
+                std::future::pending().await
+            })
+        })
+    };
+    let payload = |keeps: bool| NewJob { payload: json!({ "keeps": keeps }), ..job("work") };
+    let (with, without) = (submit(&jobs, payload(true)).await, submit(&jobs, payload(false)).await);
+    let first = worker(&jobs, vec![("work", working())]);
+    for id in [with, without] {
+        until_it(&jobs, id, |job| job.progress.is_some()).await;
+    }
+    // Nobody hears it, and nothing is given back.
+    drop(first);
+    for id in [with, without] {
+        jobs.cancel(id).await.unwrap();
+    }
+    clock.wind(2_000);
+    let second = worker(&jobs, vec![("work", working())]);
+    assert_eq!(until(&jobs, with, State::Done).await.result, Some(json!(["kept", true])));
+    assert_eq!(until(&jobs, without, State::Cancelled).await.epoch, 1);
+    second.stop().await;
 }
 
 pub(crate) async fn a_job_that_ends_its_workers_is_dead(ground: Ground) {

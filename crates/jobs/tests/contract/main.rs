@@ -37,6 +37,7 @@ contract! {
     lost::a_worker_that_wakes_up_late_can_write_nothing,
     lost::jobs_are_given_up_in_time_when_the_database_does_not_answer,
     lost::a_stopped_worker_leaves_a_checkpoint_and_another_goes_on,
+    lost::a_cancelled_job_that_has_something_to_keep_is_run_once_more_when_its_worker_is_lost,
     lost::a_job_that_ends_its_workers_is_dead,
     lost::a_clock_that_is_set_back_does_not_keep_the_jobs_of_the_lost,
     limits::a_waiting_job_is_cancelled_at_once_and_a_running_one_when_it_stops,

@@ -37,6 +37,8 @@ pub(crate) const ENDPOINTS: [&str; 6] =
     ["/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/rerank", "/halny/v1/classify"];
 /// Requests that are made at once: as many as a batch of a lane has places, unless its profile says otherwise.
 const AT_ONCE: usize = 32;
+/// How long a batch that is cancelled may take to write what it has: OpenAI's take as long.
+const CANCEL_TIME: Duration = Duration::from_mins(10);
 /// A checkpoint is left so often, at least.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
 
@@ -137,8 +139,12 @@ impl Phase {
         }
     }
 
-    pub(crate) fn parse(text: &str) -> Option<Phase> {
-        [Phase::Validating, Phase::InProgress, Phase::Finalizing].into_iter().find(|phase| phase.as_str() == text)
+    /// The phase that a progress tells, and how many requests have failed.
+    pub(crate) fn told(text: &str) -> Option<(Phase, u64)> {
+        let (name, failed) = text.split_once(", ").unwrap_or((text, ""));
+        let phases = [Phase::Validating, Phase::InProgress, Phase::Finalizing];
+        let phase = phases.into_iter().find(|phase| phase.as_str() == name)?;
+        Some((phase, failed.strip_suffix(" failed").and_then(|count| count.parse().ok()).unwrap_or(0)))
     }
 }
 
@@ -185,26 +191,29 @@ impl Batch {
         let order: Order = serde_json::from_value(run.payload().clone())
             .map_err(|error| Failure::Fatal(format!("this is no batch: {error}")))?;
         let file = match self.files.get(&run.job().tenant, &order.input_file_id).await {
-            Ok(file) => file,
-            Err(StoreError::NoFile) => return Err(Failure::Fatal("its input file is not there any more".to_owned())),
+            Ok(file) => Some(file),
+            Err(StoreError::NoFile) => None,
             Err(error) => return Err(error.into()),
         };
+        let gone = || Failure::Fatal("its input file is not there any more".to_owned());
         let resumed = run.resumed().and_then(|manifest| serde_json::from_value(manifest.clone()).ok());
         let mut state: State = match resumed {
             Some(state) => state,
             None => {
                 tell(run, Phase::Validating, Counts::default());
-                match self.check(&order, &file).await? {
+                match self.check(&order, file.as_ref().ok_or_else(gone)?).await? {
                     Ok(state) => state,
                     Err(errors) => return result(&refused(errors)),
                 }
             }
         };
-        let ended = match state.ended {
-            Some(ended) => ended,
-            None => self.make_requests(run, &order, &file, &mut state).await?,
+        let ended = match (state.ended, &file) {
+            (Some(ended), _) => ended,
+            (None, Some(file)) => self.make_requests(run, &order, file, &mut state).await?,
+            // What was done before it went is kept.
+            (None, None) => Ended::Failed,
         };
-        self.finish(run, &order, state, ended).await
+        self.finish(run, &order, file.as_ref(), state, ended).await
     }
 
     /// Looks the whole file through: how many requests it has, or what is wrong with it.
@@ -297,11 +306,18 @@ impl Batch {
     }
 
     /// Makes the files, describes them, and says what came of the batch.
-    async fn finish(&self, run: &Run, order: &Order, mut state: State, ended: Ended) -> Result<Value, Failure> {
+    async fn finish(
+        &self,
+        run: &Run,
+        order: &Order,
+        file: Option<&File>,
+        mut state: State,
+        ended: Ended,
+    ) -> Result<Value, Failure> {
         tell(run, Phase::Finalizing, state.counts);
         state.ended = Some(ended);
         if ended != Ended::Completed {
-            self.give_up(order, run, &mut state, ended).await?;
+            self.give_up(run, file, &mut state, ended).await?;
         }
         mark(run, &mut state).await?;
         let output = state.output.joined(run, &self.files, &state.output_file_id).await?;
@@ -324,16 +340,19 @@ impl Batch {
         })
     }
 
-    /// The lines that are left get an error each.
-    async fn give_up(&self, order: &Order, run: &Run, state: &mut State, ended: Ended) -> Result<(), Failure> {
+    /// The lines that are left get an error each, if they can be read.
+    async fn give_up(&self, run: &Run, file: Option<&File>, state: &mut State, ended: Ended) -> Result<(), Failure> {
         let (code, message) = match ended {
             Ended::Expired => {
                 ("batch_expired", "This request could not be executed before the completion window expired.")
             }
             _ => ("batch_cancelled", "This request was not executed, since the batch was cancelled."),
         };
-        let file = self.files.get(&run.job().tenant, &order.input_file_id).await?;
-        let mut lines = self.lines(&file, state.offset, state.lines).await?;
+        let Some(file) = file else {
+            state.counts.failed = state.counts.total.saturating_sub(state.counts.completed);
+            return Ok(());
+        };
+        let mut lines = self.lines(file, state.offset, state.lines).await?;
         while let Some(line) = lines.next().await? {
             let request = line.text.as_deref().and_then(Request::read).unwrap_or_default();
             state.errors.line(line::given_up(run, line.number, &request, code, message).as_bytes());
@@ -362,6 +381,10 @@ impl Handler for Batch {
     fn run<'a>(&'a self, run: &'a Run) -> BoxFuture<'a, Result<Value, Failure>> {
         Box::pin(self.work(run))
     }
+
+    fn cancel_time(&self) -> Duration {
+        CANCEL_TIME
+    }
 }
 
 /// How long a batch has yet. By the host's own clock: it has a day.
@@ -389,7 +412,11 @@ fn result(outcome: &Outcome) -> Result<Value, Failure> {
 
 fn tell(run: &Run, phase: Phase, counts: Counts) {
     let done = counts.completed + counts.failed;
-    run.progress(Progress { done, total: Some(counts.total), message: phase.as_str().to_owned() });
+    let message = match counts.failed {
+        0 => phase.as_str().to_owned(),
+        failed => format!("{}, {failed} failed", phase.as_str()),
+    };
+    run.progress(Progress { done, total: Some(counts.total), message });
 }
 
 /// Takes what came of a line, in the order of the lines.
