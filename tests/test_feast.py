@@ -263,6 +263,10 @@ def test_times_and_columns_are_taken_as_clients_write_them(shop: Shop) -> None:
     assert told["rows"] == len(texts)
     times = [time for _, _, time in shop.raw(["ups:u"], driver=ids)["u"]]
     assert times == ["2026-11-28T09:00:00Z"] * 3 + ["2026-11-28T09:00:00.000001Z"]
+    # A time by a name that the view does not know is not taken for no time.
+    df = {"driver": ids, "u": ones, "trips": ones, "event_time": texts}
+    answer = shop.post("/push", {"push_source_name": "ups", "df": df})
+    assert (answer.status_code, "knows no event_time" in answer.text) == (422, True), answer.text
 
 
 def test_the_clients_own_exceptions_are_raised(shop: Shop) -> None:

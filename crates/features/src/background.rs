@@ -11,7 +11,7 @@ use object_store::ObjectMeta;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
 use tokio_util::sync::CancellationToken;
 
-use crate::local::{JOURNAL, TO_COME, split};
+use crate::local::{ASIDE, JOURNAL, TO_COME, numbers, split};
 use crate::offline::parts::{self, PartName, PartRow};
 use crate::online::{MayGo, Put, apply};
 use crate::packed::times;
@@ -25,25 +25,42 @@ const TICK: Duration = Duration::from_secs(1);
 const SWEEP_ROWS: usize = 2_000;
 /// Rows of one part.
 const PART_ROWS: usize = 200_000;
+/// Bytes of them in the journal.
+const PART_BYTES: usize = 32 << 20;
 /// Rows that are served or forgotten in one transaction.
 const STEP_ROWS: usize = 5_000;
 
-/// Works until it is told to end.
+/// Works until it is told to end. A row whose time has come does not wait for files to be written.
 pub(crate) async fn run(inside: &Inside, closing: &CancellationToken) {
+    tokio::join!(ticks(inside, closing), flushes(inside, closing));
+}
+
+async fn ticks(inside: &Inside, closing: &CancellationToken) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut flush = tokio::time::interval_at(tokio::time::Instant::now() + inside.flush.every, inside.flush.every);
     let mut after = None;
     loop {
-        let done = tokio::select! {
+        tokio::select! {
             () = closing.cancelled() => return,
-            _ = tick.tick() => inside.tick(&mut after).await,
-            _ = flush.tick() => inside.flush().await,
-            () = inside.flush_now.notified() => inside.flush().await,
-        };
-        if let Err(error) = done {
-            tracing::warn!(%error, "the background of features; it goes on");
+            _ = tick.tick() => tell(inside.tick(&mut after).await),
         }
+    }
+}
+
+async fn flushes(inside: &Inside, closing: &CancellationToken) {
+    let mut flush = tokio::time::interval_at(tokio::time::Instant::now() + inside.flush.every, inside.flush.every);
+    loop {
+        tokio::select! {
+            () = closing.cancelled() => return,
+            _ = flush.tick() => tell(inside.flush().await),
+            () = inside.flush_now.notified() => tell(inside.flush().await),
+        }
+    }
+}
+
+fn tell(done: Result<(), FeaturesError>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, "the background of features; it goes on");
     }
 }
 
@@ -140,28 +157,96 @@ impl Inside {
         let mut done = self.served.flush(self).await;
         let views: Vec<_> = self.definitions.load().views().cloned().collect();
         for view in views {
-            // What ails one view, such as keys that were of another type when its rows came, is not the others' fault.
+            // What ails one view is not the others' fault.
             done = done.and(self.flush_view(&view).await);
         }
         done
     }
 
     async fn flush_view(&self, view: &Arc<View>) -> Result<(), FeaturesError> {
-        while let Some((name, batch)) = self.next_part(view).await? {
-            parts::write(self.offline.as_ref(), &name.path(&self.prefix, &view.name), batch).await?;
-            self.forget(view.name.clone(), name).await?;
+        loop {
+            let Next { part, unreadable } = self.next_part(view).await?;
+            if part.is_none() && unreadable.is_empty() {
+                return Ok(());
+            }
+            // First: the part's numbers are forgotten, and theirs may be among them.
+            if !unreadable.is_empty() {
+                self.set_aside(&view.name, unreadable).await?;
+            }
+            if let Some((name, batch)) = part {
+                parts::write(self.offline.as_ref(), &name.path(&self.prefix, &view.name), batch).await?;
+                self.forget(view.name.clone(), name).await?;
+            }
+        }
+    }
+
+    /// What comes next of a view's journal: nothing when no rows of it wait.
+    async fn next_part(&self, view: &Arc<View>) -> Result<Next, FeaturesError> {
+        let (journal, of, identity) = (self.local.read()?, Arc::clone(view), self.identity);
+        let made = tokio::task::spawn_blocking(move || next_part(&journal, &of, identity));
+        made.await.map_err(|_| FeaturesError::Broken)?
+    }
+
+    /// Moves rows out of the journal that cannot be read, so that those behind them are written.
+    async fn set_aside(&self, view: &str, unreadable: Vec<u64>) -> Result<(), FeaturesError> {
+        let of = view.to_owned();
+        let aside = move |transaction: &WriteTransaction| {
+            let (mut journal, mut aside) = (transaction.open_table(JOURNAL)?, transaction.open_table(ASIDE)?);
+            let mut moved = 0;
+            for number in unreadable {
+                if let Some(joined) = journal.remove((of.as_str(), number))? {
+                    aside.insert((of.as_str(), number), joined.value())?;
+                    moved += 1;
+                }
+            }
+            Ok(moved)
+        };
+        let rows = self.local.write(aside).await?;
+        self.journalled_less(rows);
+        tracing::warn!(view, rows, "pushed rows whose keys are not those of the view any more are set aside");
+        Ok(())
+    }
+
+    fn journalled_less(&self, rows: u64) {
+        let less = |count: u64| Some(count.saturating_sub(rows));
+        let _ = self.journalled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Puts rows that were set aside, and can be read again, back into the journal. They get other numbers: theirs may be
+    /// among those of a part, which are forgotten.
+    async fn put_back(&self, view: &Arc<View>) -> Result<(), FeaturesError> {
+        let mut from = 0;
+        while let Some((last, readable)) = self.readable_aside(view, from)? {
+            from = last + 1;
+            let of = Arc::clone(view);
+            let back = move |transaction: &WriteTransaction| {
+                let mut new = numbers(transaction, readable.len() as u64)?;
+                let (mut journal, mut aside) = (transaction.open_table(JOURNAL)?, transaction.open_table(ASIDE)?);
+                for number in readable {
+                    if let Some(joined) = aside.remove((of.name.as_str(), number))? {
+                        journal.insert((of.name.as_str(), new), joined.value())?;
+                        new += 1;
+                    }
+                }
+                Ok(())
+            };
+            self.local.write(back).await?;
         }
         Ok(())
     }
 
-    /// The next part of a view; nothing when no rows of it wait.
-    async fn next_part(&self, view: &Arc<View>) -> Result<Option<(PartName, RecordBatch)>, FeaturesError> {
-        let (journal, of, identity) = (self.local.read()?, Arc::clone(view), self.identity);
-        let made = tokio::task::spawn_blocking(move || {
-            let Some((name, rows)) = journalled_rows(&journal, &of, identity)? else { return Ok(None) };
-            Ok(Some((name, parts::batch(&of, &rows)?)))
-        });
-        made.await.map_err(|_| FeaturesError::Broken)?
+    /// Of rows that were set aside the next numbers that can be read, and the last that was looked at.
+    fn readable_aside(&self, view: &View, from: u64) -> Result<Option<(u64, Vec<u64>)>, FeaturesError> {
+        let table = self.local.read()?.open_table(ASIDE)?;
+        let (mut last, mut readable) = (None, Vec::new());
+        for entry in table.range((view.name.as_str(), from)..=(view.name.as_str(), u64::MAX))?.take(STEP_ROWS) {
+            let (number, joined) = entry?;
+            last = Some(number.value().1);
+            if read(view, joined.value()).is_ok() {
+                readable.extend(last);
+            }
+        }
+        Ok(last.map(|last| (last, readable)))
     }
 
     /// Forgets the journal's rows that are in a part, some at a time, so that pushes do not wait behind it.
@@ -181,8 +266,7 @@ impl Inside {
                 Ok(numbers.len())
             };
             let forgotten = self.local.write(some).await?;
-            let less = |count: u64| Some(count.saturating_sub(forgotten as u64));
-            let _ = self.journalled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+            self.journalled_less(forgotten as u64);
             if forgotten < STEP_ROWS {
                 return Ok(());
             }
@@ -191,13 +275,16 @@ impl Inside {
 
     /// Ends what a crash may have left undone: rows that are in a part are forgotten, those in the journal are served.
     pub(crate) async fn recover(&self) -> Result<(), FeaturesError> {
+        let views: Vec<_> = self.definitions.load().views().cloned().collect();
+        for view in &views {
+            self.put_back(view).await?;
+        }
         let journalled = self.local.read()?.open_table(JOURNAL)?.len()?;
         self.journalled.store(journalled, Ordering::Relaxed);
         if journalled == 0 {
             return Ok(());
         }
-        let names: Vec<String> = self.definitions.load().views().map(|view| view.name.clone()).collect();
-        for view in names {
+        for view in views.iter().map(|view| view.name.clone()) {
             let Some(first) = self.first_journalled(&view)? else { continue };
             let folder = parts::folder(&self.prefix, &view);
             let listed: Vec<ObjectMeta> = self.offline.list(Some(&folder)).try_collect().await?;
@@ -245,24 +332,41 @@ impl Inside {
     }
 }
 
-/// The rows that come into the next part of a view, and its name; nothing when there are none.
-fn journalled_rows(
-    journal: &ReadTransaction,
-    view: &View,
-    identity: u64,
-) -> Result<Option<(PartName, Vec<PartRow>)>, FeaturesError> {
+/// What comes next of a view's journal.
+struct Next {
+    part: Option<(PartName, RecordBatch)>,
+    /// The numbers of rows before the part's last that cannot be read, as after the type of a key was changed.
+    unreadable: Vec<u64>,
+}
+
+fn next_part(journal: &ReadTransaction, view: &View, identity: u64) -> Result<Next, FeaturesError> {
     let table = journal.open_table(JOURNAL)?;
-    let mut rows = Vec::new();
-    let mut numbers: Option<(u64, u64)> = None;
+    let (mut rows, mut unreadable, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let mut name: Option<PartName> = None;
     for entry in table.range((view.name.as_str(), 0)..=(view.name.as_str(), u64::MAX))?.take(PART_ROWS) {
         let (number, joined) = entry?;
-        let number = number.value().1;
-        numbers = Some((numbers.map_or(number, |(first, _)| first), number));
-        let (key, row, _) = split(joined.value())?;
-        let row = view.layout.open(row)?;
-        let keys = key::parts(&view.keys, key)?;
-        rows.push(PartRow { keys, event: row.event, created: row.created, values: row.values()? });
+        let (number, joined) = (number.value().1, joined.value());
+        match read(view, joined) {
+            Ok(row) => {
+                name = Some(PartName { identity, first: name.map_or(number, |name| name.first), last: number });
+                rows.push(row);
+            }
+            Err(FeaturesError::Damaged(_)) => unreadable.push(number),
+            Err(error) => return Err(error),
+        }
+        bytes += joined.len();
+        if bytes >= PART_BYTES {
+            break;
+        }
     }
-    let name = numbers.map(|(first, last)| PartName { identity, first, last });
-    Ok(name.map(|name| (name, rows)))
+    let part = name.map(|name| Ok::<_, FeaturesError>((name, parts::batch(view, &rows)?))).transpose()?;
+    Ok(Next { part, unreadable })
+}
+
+/// A row of the journal.
+fn read(view: &View, joined: &[u8]) -> Result<PartRow, FeaturesError> {
+    let (key, row, _) = split(joined)?;
+    let row = view.layout.open(row)?;
+    let keys = key::parts(&view.keys, key)?;
+    Ok(PartRow { keys, event: row.event, created: row.created, values: row.values()? })
 }

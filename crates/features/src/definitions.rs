@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use halny_types::project::features::{BatchSource, FeatureService, FeatureType, FeatureView, OnDemandView};
+use halny_types::project::features::{
+    BatchSource, FEATURES_MAX, FeatureService, FeatureType, FeatureView, OnDemandView,
+};
 use halny_types::project::{Problem, Project, problem_at};
 use parking_lot::Mutex;
 
@@ -168,16 +170,20 @@ impl Definitions {
         Ok(())
     }
 
-    /// References with every view written out: `view` is `view:a`, `view:b`.
+    /// References with every view written out: `view` is `view:a`, `view:b`. More than a request may have are refused.
     pub(crate) fn expanded<'a>(&self, references: impl Iterator<Item = &'a str>) -> Result<Vec<String>, FeaturesError> {
         let mut all = Vec::new();
         for reference in references {
             if reference.contains(':') {
                 all.push(reference.to_owned());
-                continue;
+            } else {
+                let features = self.features_of(reference)?;
+                all.extend(features.iter().map(|feature| format!("{reference}:{}", feature.name)));
             }
-            let features = self.features_of(reference)?;
-            all.extend(features.iter().map(|feature| format!("{reference}:{}", feature.name)));
+            // At once: a view that is named a million times is a billion features.
+            if all.len() > FEATURES_MAX {
+                return Err(FeaturesError::TooMany { what: "features", count: all.len(), most: FEATURES_MAX });
+            }
         }
         Ok(all)
     }
@@ -271,7 +277,9 @@ impl View {
         let keys = view.entities.iter().map(|entity| keys.get(entity.as_str()).cloned()).collect::<Option<Vec<_>>>();
         let keys = keys.ok_or_else(|| ("one of its entities is not declared".to_owned(), "declare it".to_owned()))?;
         // Should a release word this otherwise, files are read once more, which does no harm.
-        let fingerprint = crc32fast::hash(format!("{keys:?} {features:?} {:?}", view.source.batch).as_bytes());
+        // With a longer ttl, rows hold that were dropped when they were read.
+        let read = format!("{keys:?} {features:?} {:?} {}", view.source.batch, view.ttl_s);
+        let fingerprint = crc32fast::hash(read.as_bytes());
         Ok(View {
             name: view.name.clone(),
             keys,

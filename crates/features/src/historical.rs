@@ -75,11 +75,12 @@ impl Inside {
             rows.push(self.rows(&picked.view).await?);
         }
         let (room, runtime) = (self.room(), tokio::runtime::Handle::current());
-        let join = Join { selection, names, timestamp, rows, room, runtime };
+        let mut join = Join { selection, names, timestamp, rows, room, runtime };
         let (batches, made) = mpsc::channel(AHEAD);
         let whole = Arc::new(AtomicBool::new(false));
         let (inside, ended) = (Arc::clone(self), Arc::clone(&whole));
         let work = move || {
+            let runtime = join.runtime.clone();
             // Whoever asked may have left, or take nothing more while the server stops.
             let send = |batch| {
                 let sent = async {
@@ -88,7 +89,7 @@ impl Inside {
                         () = inside.closing() => false,
                     }
                 };
-                join.runtime.block_on(sent)
+                runtime.block_on(sent)
             };
             // A file may make its reader panic.
             let joined = guarded(|| join.run(entities, &mut |batch| send(Ok(batch))));

@@ -22,10 +22,14 @@ use crate::FeaturesError;
 pub(crate) const VALUES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("values");
 /// Pushed rows that are in no Parquet file yet: view and number → length of the key, key, row.
 pub(crate) const JOURNAL: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("journal");
+/// Rows of [`JOURNAL`] that cannot be read as the view is defined now: view and number → length of the key, key, row.
+pub(crate) const ASIDE: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("aside");
 /// Rows whose time is to come, for the online store: time and number → length of the key, key, row.
 pub(crate) const TO_COME: TableDefinition<'_, (i64, u64), &[u8]> = TableDefinition::new("to_come");
 /// How far files were read into the online store: view and file → event time.
 pub(crate) const READ: TableDefinition<'_, &str, i64> = TableDefinition::new("read");
+/// Where the newest rows were kept when the database was last open.
+const PLACES: TableDefinition<'_, &str, &str> = TableDefinition::new("places");
 /// The next number of a row, and who this database is.
 pub(crate) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
@@ -59,6 +63,8 @@ impl Local {
         let begun = database.begin_write()?;
         begun.open_table(VALUES)?;
         begun.open_table(JOURNAL)?;
+        begun.open_table(ASIDE)?;
+        begun.open_table(PLACES)?;
         begun.open_table(TO_COME)?;
         begun.open_table(READ)?;
         begun.open_table(META)?.get_or_insert_identity()?;
@@ -166,6 +172,28 @@ impl Identity for redb::Table<'_, &str, u64> {
 pub(crate) fn identity(transaction: &ReadTransaction) -> Result<u64, FeaturesError> {
     let meta = transaction.open_table(META)?;
     Ok(meta.get(IDENTITY)?.map_or(0, |found| found.value()))
+}
+
+const ONLINE: &str = "online";
+
+/// Keeps where the newest rows are. When that was elsewhere before, nothing of the files was read into it yet, and what the
+/// embedded store has is as old as when it was left.
+pub(crate) fn moved(transaction: &WriteTransaction, place: &str, embedded: bool) -> Result<(), FeaturesError> {
+    use redb::ReadableTable as _;
+    let mut places = transaction.open_table(PLACES)?;
+    let before = places.get(ONLINE)?.map(|before| before.value().to_owned());
+    if before.as_deref() == Some(place) {
+        return Ok(());
+    }
+    if let Some(before) = before {
+        tracing::info!(before, place, "the newest rows of features are kept elsewhere; files are read again");
+        transaction.open_table(READ)?.retain(|_, _| false)?;
+        if embedded {
+            transaction.open_table(VALUES)?.retain(|_, _| false)?;
+        }
+    }
+    places.insert(ONLINE, place)?;
+    Ok(())
 }
 
 /// The first of `count` numbers that no row had before.

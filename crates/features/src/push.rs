@@ -23,6 +23,8 @@ const JOURNAL_ROWS_MAX: u64 = 5_000_000;
 /// Rows whose time is to come at most.
 const TO_COME_ROWS_MAX: u64 = 1_000_000;
 const DAY: i64 = 24 * 3_600 * SECOND;
+/// How far ahead a row's time may be: what is further is a time in milliseconds that was read as one in seconds.
+const AHEAD_MAX: i64 = 3_653 * DAY;
 
 /// Where pushed rows go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -228,6 +230,11 @@ fn incoming(view: &View, batch: &RecordBatch, now: Moment) -> Result<Vec<Incomin
             None => now,
             Some(events) => events.moment(row).ok_or_else(|| no_value(EVENT, row))?,
         };
+        if event > now.plus(AHEAD_MAX) {
+            return Err(FeaturesError::Invalid(format!(
+                "row {row} has an {EVENT} that is more than 10 years ahead; were milliseconds sent where seconds are meant?"
+            )));
+        }
         let created = created.as_ref().and_then(|created| created.moment(row)).unwrap_or(now);
         let parts: Vec<Value> = keys.iter().map(|column| column.value(row)).collect();
         let mut bytes = Vec::new();

@@ -1,12 +1,13 @@
 //! What a model is served with: the newest values of what is asked for, as of now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use halny_types::project::features::FeatureType;
 
 use crate::definitions::{Definitions, Service};
 use crate::moment::{Age, age};
+use crate::online::within;
 use crate::packed::Kept;
 use crate::selection::{Picked, Selection};
 use crate::store::Inside;
@@ -16,8 +17,12 @@ use crate::{Features, FeaturesError, Moment, Value, key};
 pub const SERVE_ROWS_MAX: usize = 10_000;
 /// Values of one request at most, those that are read for others included.
 pub const SERVE_VALUES_MAX: usize = 2_000_000;
-/// With fewer values it is cheaper to answer where the request is than to hand it over.
+/// Bytes of rows of one request at most, a row counted as often as it is asked for: values in memory are up to 24 times as
+/// large as in rows (a list of bools), so that this is 400 MB at worst.
+const SERVE_BYTES_MAX: usize = 16 << 20;
+/// With fewer values, in fewer bytes, it is cheaper to answer where the request is than to hand it over.
 const SMALL_VALUES: usize = 4_096;
+const SMALL_BYTES: usize = 64 << 10;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,10 +125,11 @@ impl OnlineResponse {
     }
 }
 
-/// Where a row of a view was asked for: its row of the request, and its view.
+/// Where a row of a view was asked for: its row of the request, its view, and its key's place among those that are read.
 struct Lookup {
     row: usize,
     view: usize,
+    key: usize,
 }
 
 impl Features {
@@ -141,12 +147,15 @@ impl Features {
         if values > SERVE_VALUES_MAX {
             return Err(FeaturesError::TooMany { what: "values", count: values, most: SERVE_VALUES_MAX });
         }
-        let at = self.0.now();
         let small = values <= SMALL_VALUES;
         let busy = |_| FeaturesError::Busy("too much waits to be computed");
         let (of, columns) = (Arc::clone(&selection), request.columns);
         let asked = self.0.pool.run_unless(small, move || Looked::up(of, columns, rows)).await.map_err(busy)??;
-        let found = self.0.online.read(&asked.keys).await?;
+        let found = self.0.online.read(&asked.keys, SERVE_BYTES_MAX).await?;
+        // Not before: what was pushed in between would be read in its stead, as a row whose time is to come.
+        let at = self.0.now();
+        let bytes = asked.bytes(&found)?;
+        let small = small && bytes <= SMALL_BYTES;
         let filled = self.0.pool.run_unless(small, move || asked.fill(&found, at)).await.map_err(busy)??;
         self.0.tally.served(&filled.statuses, filled.failed);
         let response =
@@ -209,7 +218,7 @@ impl Looked {
     }
 }
 
-/// The keys to read, and what each is for.
+/// The keys to read, each once, and what they are for.
 fn lookups(
     selection: &Selection,
     columns: &BTreeMap<String, Vec<Value>>,
@@ -228,16 +237,18 @@ fn lookups(
             return Err(FeaturesError::Type { name: name.clone(), expected, is });
         }
     }
-    let mut keys = Vec::with_capacity(rows * selection.views.len());
-    let mut lookups = Vec::with_capacity(keys.capacity());
+    let mut places = HashMap::with_capacity(rows * selection.views.len());
+    let mut lookups = Vec::with_capacity(rows * selection.views.len());
     for row in 0..rows {
         for (view, picked) in selection.views.iter().enumerate() {
             if let Some(key) = storage_key(selection, picked, &parts, row)? {
-                keys.push(key);
-                lookups.push(Lookup { row, view });
+                let next = places.len();
+                lookups.push(Lookup { row, view, key: *places.entry(key).or_insert(next) });
             }
         }
     }
+    let mut keys = vec![Vec::new(); places.len()];
+    places.into_iter().for_each(|(key, place)| keys[place] = key);
     Ok((keys, lookups))
 }
 
@@ -273,14 +284,20 @@ struct Filled {
 }
 
 impl Looked {
+    /// The bytes that are to be looked into.
+    fn bytes(&self, found: &[Option<Vec<u8>>]) -> Result<usize, FeaturesError> {
+        let bytes = self.lookups.iter().map(|lookup| found[lookup.key].as_ref().map_or(0, Vec::len)).sum();
+        within(bytes, SERVE_BYTES_MAX).map(|()| bytes)
+    }
+
     /// Looks into what was read.
     fn fill(self, found: &[Option<Vec<u8>>], at: Moment) -> Result<Filled, FeaturesError> {
         let selection = &self.selection;
         let slots = selection.slots;
         let mut cells = vec![(Value::Null, Status::NotFound); self.rows * slots];
         let mut events = vec![None; self.rows * selection.views.len()];
-        for (lookup, bytes) in self.lookups.iter().zip(found) {
-            let Some(bytes) = bytes else { continue };
+        for lookup in &self.lookups {
+            let Some(bytes) = &found[lookup.key] else { continue };
             let cells = &mut cells[lookup.row * slots..][..slots];
             let event = fill(&selection.views[lookup.view], bytes, at, cells)?;
             events[lookup.row * selection.views.len() + lookup.view] = event;

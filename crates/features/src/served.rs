@@ -20,8 +20,10 @@ use crate::serve::OnlineResponse;
 use crate::store::Inside;
 use crate::{FeaturesError, Moment, Value};
 
-/// Values that wait at most, of all rows together: about 300 MB of texts, 100 MB of numbers.
+/// Values that wait at most, of all rows together, items of lists and every 64 bytes of a text counted as one: about 300 MB
+/// of texts, 100 MB of numbers.
 const WAITING_VALUES_MAX: usize = 3_000_000;
+const VALUE_BYTES: usize = 64;
 /// The column that says when a row was served. No feature and no key has such a name.
 pub(crate) const SERVED_AT: &str = "halny__served_at";
 
@@ -35,15 +37,38 @@ pub(crate) struct ServedLog {
 
 #[derive(Default)]
 struct Waiting {
-    services: BTreeMap<(String, u32), (Arc<Service>, Vec<ServedRow>)>,
+    /// By name and version; after a reload, what was served before it and since.
+    services: BTreeMap<(String, u32), Vec<OfService>>,
     values: usize,
     rows: u64,
 }
+
+type OfService = (Arc<Service>, Vec<ServedRow>);
 
 struct ServedRow {
     at: Moment,
     /// Join keys, fields of the request, features.
     values: Vec<Value>,
+}
+
+impl ServedRow {
+    /// How many values it counts as.
+    fn width(&self) -> usize {
+        self.values.iter().map(width).sum()
+    }
+}
+
+fn width(value: &Value) -> usize {
+    match value {
+        Value::List(items) => 1 + items.iter().map(width).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / VALUE_BYTES,
+        Value::Bytes(bytes) => 1 + bytes.len() / VALUE_BYTES,
+        _ => 1,
+    }
+}
+
+fn widths(rows: &[ServedRow]) -> usize {
+    rows.iter().map(ServedRow::width).sum()
 }
 
 /// The folder of what a version of a service was served.
@@ -76,16 +101,15 @@ impl ServedLog {
         let selection = &service.selection;
         let given = selection.keys.iter().map(|part| &part.name).chain(selection.fields.iter().map(|(name, ..)| name));
         let given: Vec<&Vec<Value>> = given.filter_map(|name| columns.get(name)).collect();
-        let width = given.len() + response.names.len();
         let row = |row: usize| {
             let given = given.iter().filter_map(|column| column.get(row).cloned());
             let served = (0..response.names.len()).map(|column| response.value(row, column).clone());
             ServedRow { at: response.at, values: given.chain(served).collect() }
         };
         let rows: Vec<ServedRow> = chosen.into_iter().map(row).collect();
-        let count = rows.len() as u64;
+        let (count, width) = (rows.len() as u64, widths(&rows));
         let mut waiting = self.waiting.lock();
-        if waiting.values + rows.len() * width > WAITING_VALUES_MAX {
+        if waiting.values + width > WAITING_VALUES_MAX {
             drop(waiting);
             self.dropped.fetch_add(count, Ordering::Relaxed);
             return flush_now.notify_one();
@@ -103,7 +127,7 @@ impl ServedLog {
     pub(crate) async fn flush(&self, inside: &Inside) -> Result<(), FeaturesError> {
         let waiting = std::mem::take(&mut *self.waiting.lock());
         let mut written = Ok(());
-        for (service, rows) in waiting.services.into_values() {
+        for (service, rows) in waiting.services.into_values().flatten() {
             if let Err(error) = write(inside, &service, &rows).await {
                 self.put_back(&service, rows);
                 written = Err(error);
@@ -113,9 +137,9 @@ impl ServedLog {
     }
 
     fn put_back(&self, service: &Arc<Service>, rows: Vec<ServedRow>) {
-        let width = rows.first().map_or(0, |row| row.values.len());
+        let width = widths(&rows);
         let mut waiting = self.waiting.lock();
-        if waiting.values + rows.len() * width <= WAITING_VALUES_MAX {
+        if waiting.values + width <= WAITING_VALUES_MAX {
             return waiting.add(service, rows, width);
         }
         drop(waiting);
@@ -134,21 +158,13 @@ async fn write(inside: &Inside, service: &Service, rows: &[ServedRow]) -> Result
 
 impl Waiting {
     fn add(&mut self, service: &Arc<Service>, rows: Vec<ServedRow>, width: usize) {
-        self.values += rows.len() * width;
+        self.values += width;
         self.rows += rows.len() as u64;
-        // A version that was changed while it stayed the same is another one from here on.
-        let key = (service.name.clone(), service.version);
-        match self.services.get_mut(&key) {
-            Some((known, waiting)) if Arc::ptr_eq(known, service) => waiting.extend(rows),
-            _ => {
-                if let Some((_, before)) = self.services.insert(key, (Arc::clone(service), rows)) {
-                    tracing::warn!(
-                        rows = before.len(),
-                        service = service.name,
-                        "rows of a service that was changed are not logged"
-                    );
-                }
-            }
+        // After a reload it is another one, of which the columns may be others.
+        let waiting = self.services.entry((service.name.clone(), service.version)).or_default();
+        match waiting.iter_mut().find(|(known, _)| Arc::ptr_eq(known, service)) {
+            Some((_, waiting)) => waiting.extend(rows),
+            None => waiting.push((Arc::clone(service), rows)),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::definitions::Definitions;
-use crate::local::{Local, identity};
+use crate::local::{Local, identity, moved};
 use crate::moment::Clock;
 use crate::offline::files::Places;
 use crate::offline::sort::Room;
@@ -171,6 +171,8 @@ impl Features {
         let identity = identity(&local.read()?)?;
         let embedded = options.online.is_none();
         let online = options.online.unwrap_or_else(|| Arc::new(RedbOnline(Arc::clone(&local))));
+        let place = online.place();
+        local.write(move |transaction| moved(transaction, &place, embedded)).await?;
         let inside = Arc::new(Inside {
             definitions: ArcSwap::from_pointee(definitions),
             local,

@@ -141,6 +141,22 @@ fn rows_that_cannot_be_written_wait_and_keep_no_others_waiting() {
 }
 
 #[test]
+fn a_reload_loses_no_rows_that_wait_to_be_logged() {
+    run(async {
+        let (folder, hand) = (tempfile::tempdir().unwrap(), Hand::at(NOW));
+        let features = open(folder.path(), TOML, &hand, None).await;
+        for _ in 0..3 {
+            serve(&features).await;
+            features.reload(definitions(TOML), halny_types::ByteSize::mib(8));
+        }
+        let counts = features.counts();
+        assert_eq!((counts.logged, counts.log_dropped), (6, 0));
+        assert_eq!(features.replay("s", at(0), at(NOW + 1), &|_| ()).await.unwrap().rows, 6);
+        features.close().await;
+    });
+}
+
+#[test]
 fn statistics_are_of_the_rows_of_the_time() {
     run(async {
         let (folder, hand) = (tempfile::tempdir().unwrap(), Hand::at(NOW));

@@ -66,14 +66,16 @@ impl Join {
     /// # Errors
     /// When the entity rows lack a column or have one of a wrong type, or something cannot be read or written.
     pub(crate) fn run(
-        &self,
+        &mut self,
         entities: BoxStream<'static, Result<RecordBatch, FeaturesError>>,
         sink: &mut dyn FnMut(RecordBatch) -> bool,
     ) -> Result<Option<u64>, FeaturesError> {
         let Some(entities) = self.keep(entities)? else { return Ok(Some(0)) };
-        let mut found = Vec::with_capacity(self.rows.len());
-        for (picked, rows) in self.selection.views.iter().zip(&self.rows) {
-            found.push(Found { sorted: self.view(picked, rows, &entities)?, next: Record::default(), is_next: false });
+        // They hold the journal as it was: whoever takes the answer slowly does not keep its pages from being used again.
+        let rows = std::mem::take(&mut self.rows);
+        let mut found = Vec::with_capacity(rows.len());
+        for (picked, rows) in self.selection.views.iter().zip(rows) {
+            found.push(Found { sorted: self.view(picked, &rows, &entities)?, next: Record::default(), is_next: false });
         }
         self.answer(&entities, found, sink)
     }

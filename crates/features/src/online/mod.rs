@@ -30,6 +30,11 @@ pub struct Put {
     pub until: Option<Moment>,
 }
 
+/// Refuses more bytes of rows than may be read at once.
+pub(crate) fn within(count: usize, most: usize) -> Result<(), FeaturesError> {
+    if count > most { Err(FeaturesError::TooMany { what: "bytes of values", count, most }) } else { Ok(()) }
+}
+
 /// Tells of a key and its row whether it may be removed.
 pub type MayGo = Arc<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>;
 
@@ -38,11 +43,14 @@ pub trait OnlineStore: Send + Sync {
     /// The engine's name, as the project file writes it.
     fn engine(&self) -> &'static str;
 
+    /// Where the rows are kept: another place has other rows. No password is in it.
+    fn place(&self) -> String;
+
     /// The rows of these keys, in their order.
     ///
     /// # Errors
-    /// When the store cannot be asked.
-    fn read<'a>(&'a self, keys: &'a [Vec<u8>]) -> Waiting<'a, Vec<Option<Vec<u8>>>>;
+    /// When they have more than `most_bytes` together, or the store cannot be asked.
+    fn read<'a>(&'a self, keys: &'a [Vec<u8>], most_bytes: usize) -> Waiting<'a, Vec<Option<Vec<u8>>>>;
 
     /// Keeps these rows, unless newer ones are kept already; gives how many took a place.
     ///

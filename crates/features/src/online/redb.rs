@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{MayGo, OnlineStore, Put, Waiting};
+use super::{MayGo, OnlineStore, Put, Waiting, within};
 use crate::FeaturesError;
 use crate::local::{Local, VALUES};
 use crate::packed::supersedes;
@@ -34,9 +34,15 @@ pub(crate) fn apply(transaction: &WriteTransaction, puts: &[Put]) -> Result<usiz
     Ok(taken)
 }
 
-fn get(local: &Local, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, FeaturesError> {
+fn get(local: &Local, keys: &[Vec<u8>], most_bytes: usize) -> Result<Vec<Option<Vec<u8>>>, FeaturesError> {
     let values = local.read()?.open_table(VALUES)?;
-    let get = |key: &Vec<u8>| Ok(values.get(key.as_slice())?.map(|row| row.value().to_vec()));
+    let mut bytes = 0;
+    let get = |key: &Vec<u8>| {
+        let Some(row) = values.get(key.as_slice())? else { return Ok(None) };
+        bytes += row.value().len();
+        within(bytes, most_bytes)?;
+        Ok(Some(row.value().to_vec()))
+    };
     keys.iter().map(get).collect()
 }
 
@@ -67,14 +73,18 @@ impl OnlineStore for RedbOnline {
         "redb"
     }
 
-    fn read<'a>(&'a self, keys: &'a [Vec<u8>]) -> Waiting<'a, Vec<Option<Vec<u8>>>> {
+    fn place(&self) -> String {
+        self.engine().to_owned()
+    }
+
+    fn read<'a>(&'a self, keys: &'a [Vec<u8>], most_bytes: usize) -> Waiting<'a, Vec<Option<Vec<u8>>>> {
         if keys.len() <= HERE_MAX {
-            let rows = get(&self.0, keys);
+            let rows = get(&self.0, keys, most_bytes);
             return Box::pin(async { rows });
         }
         let (local, keys) = (Arc::clone(&self.0), keys.to_vec());
         Box::pin(async move {
-            let read = tokio::task::spawn_blocking(move || get(&local, &keys));
+            let read = tokio::task::spawn_blocking(move || get(&local, &keys, most_bytes));
             read.await.map_err(|_| FeaturesError::Broken)?
         })
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, ErrorKind, IntoConnectionInfo, Pipeline, RedisError, Script, ServerErrorKind, cmd};
 
-use super::{OnlineStore, Put, Waiting};
+use super::{OnlineStore, Put, Waiting, within};
 use crate::FeaturesError;
 use crate::moment::Clock;
 
@@ -34,6 +34,8 @@ return 1
 
 /// Rows of one pipeline: a server shares its time among clients between commands, not within a reply's memory.
 const PIPELINE_ROWS: usize = 512;
+/// Keys that are read without asking how long their rows are: 64 MB at most.
+const UNMEASURED_KEYS: usize = 64;
 /// How long the server may take for one command, and to be connected to.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A row stays a minute longer than it holds at least, so that clocks that differ a little take nothing away early.
@@ -45,6 +47,7 @@ pub struct RedisOnline {
     fence: Script,
     prefix: Vec<u8>,
     clock: Clock,
+    place: String,
 }
 
 impl RedisOnline {
@@ -64,6 +67,9 @@ impl RedisOnline {
             let settings = info.redis_settings().clone().set_password(password);
             info = info.set_redis_settings(settings);
         }
+        // Without the password, which may change: whoever has another one reads the same.
+        let of = format!("{}\0{}\0{prefix}", info.addr(), info.redis_settings().db());
+        let place = format!("redis {:08x}", crc32fast::hash(of.as_bytes()));
         let config = ConnectionManagerConfig::new()
             .set_response_timeout(Some(TIMEOUT))
             .set_connection_timeout(Some(TIMEOUT))
@@ -71,11 +77,21 @@ impl RedisOnline {
         let mut connection = ConnectionManager::new_with_config(Client::open(info)?, config).await?;
         let fence = Script::new(FENCE);
         fence.prepare_invoke().load_async(&mut connection).await?;
-        Ok(RedisOnline { connection, fence, prefix: prefix.as_bytes().to_vec(), clock })
+        Ok(RedisOnline { connection, fence, prefix: prefix.as_bytes().to_vec(), clock, place })
     }
 
     fn key(&self, key: &[u8]) -> Vec<u8> {
         [self.prefix.as_slice(), key].concat()
+    }
+
+    /// How many bytes the rows of these keys have.
+    async fn bytes(&self, keys: &[Vec<u8>]) -> Result<usize, FeaturesError> {
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline.cmd("STRLEN").arg(self.key(key));
+        }
+        let lengths: Vec<usize> = pipeline.query_async(&mut self.connection.clone()).await?;
+        Ok(lengths.into_iter().sum())
     }
 
     async fn write_some(&self, puts: &[Put]) -> Result<usize, FeaturesError> {
@@ -109,15 +125,25 @@ impl OnlineStore for RedisOnline {
         "redis"
     }
 
-    fn read<'a>(&'a self, keys: &'a [Vec<u8>]) -> Waiting<'a, Vec<Option<Vec<u8>>>> {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    fn read<'a>(&'a self, keys: &'a [Vec<u8>], most_bytes: usize) -> Waiting<'a, Vec<Option<Vec<u8>>>> {
         Box::pin(async move {
             let mut rows = Vec::with_capacity(keys.len());
+            let mut bytes = 0;
             for keys in keys.chunks(PIPELINE_ROWS) {
+                if keys.len() > UNMEASURED_KEYS {
+                    within(bytes + self.bytes(keys).await?, most_bytes)?;
+                }
                 let mut command = cmd("MGET");
                 for key in keys {
                     command.arg(self.key(key));
                 }
                 let found: Vec<Option<Vec<u8>>> = command.query_async(&mut self.connection.clone()).await?;
+                bytes += found.iter().flatten().map(Vec::len).sum::<usize>();
+                within(bytes, most_bytes)?;
                 rows.extend(found);
             }
             Ok(rows)

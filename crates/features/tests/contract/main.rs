@@ -60,7 +60,7 @@ pub(crate) fn on_redb(case: impl AsyncFnOnce(Ground)) {
     });
 }
 
-async fn redis(url: &str, prefix: &str, hand: &Hand) -> Arc<dyn OnlineStore> {
+pub(crate) async fn redis(url: &str, prefix: &str, hand: &Hand) -> Arc<dyn OnlineStore> {
     Arc::new(RedisOnline::connect(url, None, prefix, hand.clock()).await.unwrap())
 }
 
@@ -88,6 +88,7 @@ contract! {
     serving::a_changed_schema_serves_no_wrong_value,
     serving::computed_features_read_views_and_the_request,
     serving::what_cannot_be_asked_for_is_refused,
+    serving::few_keys_of_large_rows_are_bounded_in_bytes,
     serving::services_have_versions,
     pushing::an_older_event_never_takes_the_place_of_a_newer_one,
     pushing::many_writers_leave_the_newest_event,
@@ -95,11 +96,14 @@ contract! {
     pushing::what_was_pushed_is_there_when_opened_again,
     pushing::pushed_rows_are_joined_before_and_after_they_are_flushed,
     pushing::rows_that_are_not_those_of_the_view_are_refused,
+    pushing::rows_of_another_key_type_are_set_aside_until_they_can_be_read,
     pushing::what_does_not_hold_any_more_is_swept_and_nothing_else,
     materialising::materialise_serves_the_newest_row_of_each_key,
     materialising::late_data_is_not_missed,
     materialising::later_rows_of_a_file_are_read_when_their_time_comes,
     materialising::a_changed_file_is_read_again,
+    materialising::a_longer_ttl_reads_files_again,
+    materialising::another_online_store_is_read_into_anew,
     materialising::rows_that_were_pushed_offline_alone_are_materialised,
     stores::foreign_bytes_are_refused_and_overwritten,
     stores::many_rows_are_read_at_once_and_in_order,

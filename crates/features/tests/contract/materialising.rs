@@ -100,3 +100,38 @@ pub(crate) async fn rows_that_were_pushed_offline_alone_are_materialised(ground:
     assert_eq!(served(&features).await, json!([[7], [8], [9]]));
     features.close().await;
 }
+
+/// Rows that had expired were not written, and are worth reading again.
+pub(crate) async fn a_longer_ttl_reads_files_again(ground: Ground) {
+    let features = ground.open(FILES).await;
+    write(&ground, &features, "1.parquet", &["a"], &[-200_000], &[1]);
+    assert_eq!(incremental(&features, 0).await.served, 0);
+    let longer = FILES.replace("ttl_s = 1000", "ttl_s = 300000");
+    features.reload(crate::support::definitions(&longer), halny_types::ByteSize::mib(8));
+    assert_eq!(incremental(&features, 0).await.served, 1);
+    assert_eq!(served(&features).await, json!([[1], ["NOT_FOUND"], ["NOT_FOUND"]]));
+    features.close().await;
+}
+
+/// What was read into one place is not in another.
+pub(crate) async fn another_online_store_is_read_into_anew(ground: Ground) {
+    let Some(url) = ground.url.clone() else { return };
+    let there = json!([[1], ["NOT_FOUND"], ["NOT_FOUND"]]);
+    let other = crate::redis(&url, "other:", &ground.hand).await;
+    let mut written = false;
+    for (online, read) in
+        [(None, 1), (ground.online.clone(), 1), (ground.online.clone(), 0), (Some(other), 1), (None, 1), (None, 0)]
+    {
+        let features = crate::support::open(ground.folder(), FILES, &ground.hand, online).await;
+        if !written {
+            write(&ground, &features, "1.parquet", &["a"], &[-10], &[1]);
+            written = true;
+        }
+        if read == 1 {
+            assert_eq!(served(&features).await, json!([["NOT_FOUND"], ["NOT_FOUND"], ["NOT_FOUND"]]));
+        }
+        assert_eq!(incremental(&features, 0).await.files, read);
+        assert_eq!(served(&features).await, there);
+        features.close().await;
+    }
+}

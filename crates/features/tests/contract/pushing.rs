@@ -139,11 +139,48 @@ pub(crate) async fn rows_that_are_not_those_of_the_view_are_refused(ground: Grou
     assert_eq!(refused(nobody).await, "row 0 has no user_id; every row has its join keys and its time");
     let never = json!({ "user_id": ["a"], "event_timestamp": [null], "count": [1], "last": ["x"] });
     assert_eq!(refused(never).await, "row 0 has no event_timestamp; every row has its join keys and its time");
+    // Milliseconds, taken for seconds.
+    let far = json!({ "user_id": ["a"], "event_timestamp": [NOW * 1_000], "count": [1], "last": ["x"] });
+    assert!(refused(far).await.contains("were milliseconds sent where seconds are meant?"));
     let long = json!({ "user_id": ["a".repeat(2_000)], "count": [1], "last": ["x"] });
     assert!(refused(long).await.contains("bytes of a join key are 2000"));
     let huge = json!({ "user_id": ["a"], "count": [1], "last": ["x".repeat(2 << 20)] });
     assert!(refused(huge).await.contains("bytes of one row"));
     features.close().await;
+}
+
+/// The type of a key is changed while rows are journalled, and changed back.
+pub(crate) async fn rows_of_another_key_type_are_set_aside_until_they_can_be_read(ground: Ground) {
+    let features = ground.open(USERS).await;
+    let columns = json!({ "user_id": ["a", "b"], "event_timestamp": [NOW, NOW], "count": [1, 2], "last": ["x", "y"] });
+    features.push("clicks", &rows(&features, "clicks", columns), PushTo::OnlineAndOffline).await.unwrap();
+    let changed = USERS.replace("join_key = \"user_id\"", "join_key = \"user_id\"\nvalue_type = \"int64\"");
+    features.reload(crate::support::definitions(&changed), halny_types::ByteSize::mib(8));
+    let columns = json!({ "user_id": [7], "event_timestamp": [NOW], "count": [3], "last": ["z"] });
+    features.push("clicks", &rows(&features, "clicks", columns), PushTo::OnlineAndOffline).await.unwrap();
+    features.flush().await.unwrap();
+    assert_eq!(features.counts().journalled, 0);
+    assert_eq!(walked(&ground.folder().join("offline")), 1, "the row that can be read is in a file");
+    features.close().await;
+    let features = ground.open(&changed).await;
+    assert_eq!(features.counts().journalled, 0, "they still cannot be read");
+    features.close().await;
+    let features = ground.open(USERS).await;
+    assert_eq!(features.counts().journalled, 2);
+    let entities = rows(&features, "clicks", json!({ "user_id": ["a", "b"], "event_timestamp": [NOW, NOW] }));
+    // The file has keys of another type, which only the journal's rows do not have.
+    std::fs::remove_dir_all(ground.folder().join("offline")).unwrap();
+    std::fs::create_dir_all(ground.folder().join("offline")).unwrap();
+    assert_eq!(historical(&features, asked(&["clicks"]), vec![entities]).await.column(2).null_count(), 0);
+    features.flush().await.unwrap();
+    assert_eq!(features.counts().journalled, 0);
+    features.close().await;
+}
+
+/// How many files are in a folder and those below it.
+fn walked(folder: &std::path::Path) -> usize {
+    let Ok(entries) = folder.read_dir() else { return 0 };
+    entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { walked(&path) } else { 1 }).sum()
 }
 
 pub(crate) async fn what_does_not_hold_any_more_is_swept_and_nothing_else(ground: Ground) {

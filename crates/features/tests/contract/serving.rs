@@ -221,6 +221,31 @@ pub(crate) async fn what_cannot_be_asked_for_is_refused(ground: Ground) {
     }
     assert!(ask(Asked::Service("s".to_owned()), &[user()]).await.contains("there is no feature service"));
     assert!(ask(asked(&["clicks:count", "clicks:count"]), &[user()]).await.contains("both called \"count\""));
+    let often = ask(asked(&["clicks"; 100_000]), &[user()]).await;
+    assert_eq!(often, "features are 1002; at most 1000 may be in one request", "it ends where the limit is");
+    features.close().await;
+}
+
+pub(crate) async fn few_keys_of_large_rows_are_bounded_in_bytes(ground: Ground) {
+    let features = ground.open(USERS).await;
+    let users: Vec<String> = (0..80).map(|number| number.to_string()).collect();
+    for users in users.chunks(20) {
+        let columns = json!({ "user_id": users, "count": vec![1; 20], "last": vec!["x".repeat(900_000); 20] });
+        features.push("clicks", &rows(&features, "clicks", columns), PushTo::Online).await.unwrap();
+    }
+    let ask = async |users: Vec<&str>| {
+        let columns = [("user_id".to_owned(), texts(&users))].into();
+        features.get_online(OnlineRequest { asked: asked(&["clicks"]), columns, full_feature_names: false }).await
+    };
+    let ten: Vec<&str> = users[..10].iter().map(String::as_str).collect();
+    assert_eq!(ask(ten).await.unwrap().rows, 10);
+    // One key again and again, some keys, and more than are read without asking for their length.
+    for users in
+        [vec!["1"; 1_000], users[..20].iter().map(String::as_str).collect(), users.iter().map(String::as_str).collect()]
+    {
+        let error = ask(users).await.unwrap_err();
+        assert!(matches!(error, FeaturesError::TooMany { what: "bytes of values", .. }), "{error}");
+    }
     features.close().await;
 }
 

@@ -89,7 +89,7 @@ async fn rows(
 ) -> Result<Option<arrow::record_batch::RecordBatch>, ApiError> {
     let definitions = features.definitions();
     let of = definitions.view(view).map_err(named)?;
-    let columns = columns_of(of, &definitions, columns);
+    let columns = columns_of(of, &definitions, columns)?;
     let values: usize = columns.values().map(|column| column.as_array().map_or(1, Vec::len)).sum();
     if values == 0 {
         return Ok(None);
@@ -100,9 +100,13 @@ async fn rows(
     Ok(Some(rows))
 }
 
-/// The columns by the names that the view has for them; others are left out, as Feast does it. The view's source may
-/// call its columns otherwise, and so may Feast's client.
-fn columns_of(view: &View, definitions: &Definitions, columns: Map<String, Value>) -> Map<String, Value> {
+/// The columns by the names that the view has for them; others are left out, as Feast does it, unless there is no time, which
+/// one of them may be. The view's source may call its columns otherwise, and so may Feast's client.
+fn columns_of(
+    view: &View,
+    definitions: &Definitions,
+    columns: Map<String, Value>,
+) -> Result<Map<String, Value>, ApiError> {
     let has = |name: &str| {
         [EVENT, CREATED].contains(&name)
             || view.keys.iter().any(|part| part.name == name)
@@ -122,13 +126,23 @@ fn columns_of(view: &View, definitions: &Definitions, columns: Map<String, Value
         let mapped = source.and_then(|source| source.mapping.get(column)).map(String::as_str);
         mapped.or_else(|| definitions.join_key(column)).filter(|name| has(name)).map(str::to_owned)
     };
-    let mut known = Map::new();
+    let (mut known, mut unknown) = (Map::new(), Vec::new());
     for (column, values) in columns {
-        if let Some(name) = name(&column)
-            && (name == column || !known.contains_key(&name))
-        {
-            known.insert(name, values);
+        match name(&column) {
+            Some(name) if name == column || !known.contains_key(&name) => drop(known.insert(name, values)),
+            Some(_) => {}
+            None => unknown.push(column),
         }
     }
-    known
+    if unknown.is_empty() || known.contains_key(EVENT) {
+        return Ok(known);
+    }
+    let shown: Vec<String> = unknown.iter().take(8).map(|column| column.chars().take(64).collect()).collect();
+    let text = format!(
+        "there is no column {EVENT}, and the view {:?} knows no {}; call the column of times {EVENT}, or leave out what the \
+         view does not have to push rows of now",
+        view.name,
+        shown.join(", ")
+    );
+    Err(ApiError::invalid(text).with_status(StatusCode::UNPROCESSABLE_ENTITY))
 }
