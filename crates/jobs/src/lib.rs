@@ -34,6 +34,7 @@ mod backoff;
 mod claim;
 pub mod command;
 mod effect;
+mod ending;
 pub mod error;
 mod expire;
 pub mod handler;

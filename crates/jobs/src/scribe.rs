@@ -14,10 +14,10 @@ use tokio::task::JoinSet;
 
 use crate::claim::{self, Claimed, Want};
 use crate::effect::{self, Mark};
+use crate::ending::Ending;
 use crate::job::{NewJob, Submitted};
 use crate::settings::QueueSettings;
 use crate::submit;
-use crate::worker::Ending;
 use crate::{JobId, JobsError};
 
 /// Requests that may wait.
